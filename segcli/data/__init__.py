@@ -1,0 +1,1 @@
+"""From a raw data set to samples and batches."""

@@ -1,0 +1,1 @@
+"""Scores, all of them derived from streaming counts."""

@@ -1,0 +1,1 @@
+"""One file per job, readable from top to bottom."""

@@ -1,0 +1,1 @@
+"""Where events, tables and pictures go."""

@@ -1,0 +1,119 @@
+"""The Reporter protocol: recipes report, reporters record, and no recipe asks who listens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Progress(Protocol):
+    """A running count towards a total."""
+
+    def advance(self, steps: int = 1, **fields: Any) -> None:
+        """Count `steps` on; `fields` (loss=0.41, say) stand beside the bar."""
+
+
+class Reporter(Protocol):
+    """What a recipe may tell the world."""
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        """A number at a training step; names are paths such as ``loss/total``."""
+
+    def image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        """An RGB picture, uint8 (H, W, 3)."""
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """Rows of text under column headings."""
+
+    def message(self, text: str) -> None:
+        """One line for the reader."""
+
+    def warning(self, text: str) -> None:
+        """One line that asks for attention."""
+
+    def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
+        """A progress display that lives as long as the block."""
+
+    def done(self) -> None:
+        """Flush and close; nothing is reported afterwards."""
+
+
+class _NullProgress:
+    def advance(self, steps: int = 1, **fields: Any) -> None:
+        pass
+
+
+class NullReporter:
+    """Listens to nothing: the reporter of tests, of rank 1 and up, and a base to build on."""
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        pass
+
+    def image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        pass
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        pass
+
+    def message(self, text: str) -> None:
+        pass
+
+    def warning(self, text: str) -> None:
+        pass
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Progress]:
+        yield _NullProgress()
+
+    def done(self) -> None:
+        pass
+
+
+class _Several:
+    def __init__(self, members: Sequence[Progress]) -> None:
+        self._members = members
+
+    def advance(self, steps: int = 1, **fields: Any) -> None:
+        for member in self._members:
+            member.advance(steps, **fields)
+
+
+class Reporters(NullReporter):
+    """Passes every event on to several reporters, in order."""
+
+    def __init__(self, *members: Reporter) -> None:
+        self._members = members
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        for member in self._members:
+            member.scalar(name, value, step)
+
+    def image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
+        for member in self._members:
+            member.image(name, image, step)
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        for member in self._members:
+            member.table(title, columns, rows)
+
+    def message(self, text: str) -> None:
+        for member in self._members:
+            member.message(text)
+
+    def warning(self, text: str) -> None:
+        for member in self._members:
+            member.warning(text)
+
+    @contextmanager
+    def progress(self, title: str, total: int) -> Iterator[Progress]:
+        with ExitStack() as stack:
+            yield _Several([stack.enter_context(m.progress(title, total)) for m in self._members])
+
+    def done(self) -> None:
+        for member in self._members:
+            member.done()
