@@ -1,1 +1,1 @@
-"""Networks: tensors in, tensors out."""
+"""Networks: tensors in, tensors out. `build.build_model` makes them from names."""

@@ -1,0 +1,123 @@
+"""The whole network: pictures in, logits out, at any size.
+
+Shape legend: images `(N, 3, H, W)`, logits `(N, K, H, W)`; s is the decoder's stride.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from segcli.models.layers import resize
+
+SIZE_MULTIPLE = 32
+
+
+class TrainingOutput(NamedTuple):
+    """What a segmenter returns in training.
+
+    Attributes:
+        logits: `(N, K, H, W)`, the prediction.
+        auxiliary: deep-supervision logits by name (`p2`..`p5` of an FPN), `(N, K, h, w)`.
+            Each covers the whole picture at its own stride: resize it bilinearly to the
+            labels' size. Where the picture had to be padded they come at `H, W` already.
+    """
+
+    logits: Tensor
+    auxiliary: Mapping[str, Tensor]
+
+
+class StrideOutput(NamedTuple):
+    """Logits before the last upsampling, of the picture *with* its padding.
+
+    Attributes:
+        logits: `(N, K, H'/s, W'/s)`.
+        auxiliary: as the decoder made them, by name; empty in eval.
+        padded_size: `(H', W')`. Resizing to it and cropping the right and the bottom to
+            `(H, W)` gives what `forward` returns.
+    """
+
+    logits: Tensor
+    auxiliary: Mapping[str, Tensor]
+    padded_size: tuple[int, int]
+
+
+class Segmenter(nn.Module):
+    """Normalisation, encoder, decoder, and the way back to the size of the input.
+
+    Args:
+        encoder: images to feature maps, see `Encoder`.
+        decoder: feature maps to a `DecoderOutput`; has a `stride`.
+        num_classes: K.
+        mean, std: of RGB in 0..1 units; they travel with the weights as buffers.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.decoder = decoder
+        self.num_classes = num_classes
+        self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
+
+    def forward(self, images: Tensor) -> Tensor | TrainingOutput:
+        """Segment RGB `images` `(N, 3, H, W)`, uint8 or float, both in 0..255, of any size.
+
+        Returns:
+            In eval the logits `(N, K, H, W)`; in training a `TrainingOutput`.
+        """
+        height, width = images.shape[-2:]
+        output = self.logits_at_stride(images)
+        logits = _to_image(output.logits, output.padded_size, height, width)
+        if not self.training:
+            return logits
+        auxiliary = dict(output.auxiliary)
+        if output.padded_size != (height, width):
+            for name, low in auxiliary.items():
+                auxiliary[name] = _to_image(low, output.padded_size, height, width)
+        return TrainingOutput(logits, auxiliary)
+
+    def logits_at_stride(self, images: Tensor) -> StrideOutput:
+        """As `forward`, but stop before the last upsampling, at the decoder's stride."""
+        x = self.pad(self.normalise(images))
+        output = self.decoder(self.encoder(x))
+        return StrideOutput(output.logits, output.auxiliary, (x.shape[-2], x.shape[-1]))
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB in 0..255 to zero mean and unit deviation, in the precision of the buffers."""
+        images = images.to(self.mean.dtype)
+        # One pass over the pixels: x / (255 std) - mean / std.
+        return torch.addcmul(-self.mean / self.std, images, 1 / (255 * self.std))
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Pad normalised images on the right and at the bottom to a multiple of 32.
+
+        With zeros, which are the mean colour here, and what every convolution of the
+        encoder sees around a picture anyway.
+        """
+        count, _, height, width = x.shape
+        right, bottom = -width % SIZE_MULTIPLE, -height % SIZE_MULTIPLE
+        one_cell = max(height, width) <= SIZE_MULTIPLE and count == 1
+        if self.training and one_cell:
+            # c5 would be a single value per channel, of which batch norm has no variance.
+            right += SIZE_MULTIPLE
+        return F.pad(x, (0, right, 0, bottom)) if right or bottom else x
+
+
+def _to_image(logits: Tensor, padded: tuple[int, int], height: int, width: int) -> Tensor:
+    """Upsample `(N, K, h, w)` to the padded size and crop the padding: `(N, K, H, W)`."""
+    return resize(logits, padded)[..., :height, :width]
