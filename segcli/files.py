@@ -83,9 +83,8 @@ def sync_folder(folder: Path) -> None:
 
 def write_bytes(path: str | Path, data: bytes, *, durable: bool = True) -> None:
     """Write `data` to `path` atomically; see `atomic_path`."""
-    with atomic_path(path, durable=durable) as temporary:
-        with open(temporary, "wb") as handle:
-            handle.write(data)
+    with atomic_path(path, durable=durable) as temporary, open(temporary, "wb") as handle:
+        handle.write(data)
 
 
 def write_text(path: str | Path, text: str) -> None:
