@@ -36,8 +36,10 @@ class Reporter(Protocol):
     def warning(self, text: str) -> None:
         """One line that asks for attention."""
 
-    def progress(self, title: str, total: int) -> AbstractContextManager[Progress]:
-        """A progress display that lives as long as the block."""
+    def progress(
+        self, title: str, total: int, *, unit: str = ""
+    ) -> AbstractContextManager[Progress]:
+        """A progress display that lives as long as the block; `unit` is what it counts."""
 
     def done(self) -> None:
         """Flush and close; nothing is reported afterwards."""
@@ -67,7 +69,7 @@ class NullReporter:
         pass
 
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Progress]:
+    def progress(self, title: str, total: int, *, unit: str = "") -> Iterator[Progress]:
         yield _NullProgress()
 
     def done(self) -> None:
@@ -110,9 +112,10 @@ class Reporters(NullReporter):
             member.warning(text)
 
     @contextmanager
-    def progress(self, title: str, total: int) -> Iterator[Progress]:
+    def progress(self, title: str, total: int, *, unit: str = "") -> Iterator[Progress]:
         with ExitStack() as stack:
-            yield _Several([stack.enter_context(m.progress(title, total)) for m in self._members])
+            members = [m.progress(title, total, unit=unit) for m in self._members]
+            yield _Several([stack.enter_context(member) for member in members])
 
     def done(self) -> None:
         for member in self._members:
