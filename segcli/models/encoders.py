@@ -107,7 +107,7 @@ def mobilenet(name: str, weights: Weights = None, width_mult: float = 1.0) -> En
     blocks = list(network.features)
     bounds = (0, *_MOBILENET_CUTS[name], len(blocks))
     stages = [nn.Sequential(*blocks[start:stop]) for start, stop in pairwise(bounds)]
-    return Encoder(stages, [stage[-1].out_channels for stage in stages])
+    return Encoder(stages, [blocks[stop - 1].out_channels for stop in bounds[1:]])
 
 
 def _torchvision_network(name: str, weights: Weights, *, width_mult: float = 1.0) -> Any:

@@ -7,11 +7,12 @@ semantic branch s has `head_width`, logits have K.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.models.layers import ConvBlock, DecoderOutput, initialise, initialise_head, resize
+from segcli.models.layers import ConvBlock, DecoderOutput, initialise, initialise_heads, resize
 
 LEVELS = ("p2", "p3", "p4", "p5")
 # Blocks of each branch: one per halving of the stride down to 8, and one at stride 4.
@@ -48,7 +49,7 @@ class FPN(nn.Module):
         )
         # No 3×3 smoothing of p2..p5: the first block of each branch is one.
         self.branches = nn.ModuleDict(
-            {p: _branch(width, head_width, n) for p, n in zip(LEVELS, DEPTHS, strict=True)}
+            {p: Branch(width, head_width, n) for p, n in zip(LEVELS, DEPTHS, strict=True)}
         )
         self.dropout = dropout
         self.classifier = nn.Conv2d(head_width, num_classes, 1)
@@ -56,8 +57,7 @@ class FPN(nn.Module):
             {p: nn.Conv2d(width, num_classes, 1) for p in LEVELS if auxiliary}
         )
         initialise(self)
-        for head in (self.classifier, *self.heads.values()):
-            initialise_head(head)
+        initialise_heads(self.classifier, *self.heads.values())
 
     def forward(self, features: Sequence[Tensor]) -> DecoderOutput:
         """Feature maps, finest first, to logits `(N, K, H/4, W/4)` and those of p2..p5."""
@@ -80,31 +80,41 @@ class FPN(nn.Module):
         weights channels, so the two commute: p3..p5 are summed at stride 8, and only
         their K logits are upsampled. The result is the same for a fraction of the traffic.
         """
-        s5 = _upsampled_between(self.branches["p5"], p5, (p4, p3))
-        s4 = _upsampled_between(self.branches["p4"], p4, (p3,))
-        s3 = _upsampled_between(self.branches["p3"], p3, ())
-        s2 = _upsampled_between(self.branches["p2"], p2, ())
+        s5 = self.branches["p5"](p5, p4, p3)
+        s4 = self.branches["p4"](p4, p3)
+        s3 = self.branches["p3"](p3)
+        s2 = self.branches["p2"](p2)
         coarse = (s3 + s4).add_(s5)
         if self.training and self.dropout:
             # One mask of channels for both parts, as if they had been summed before.
             keep = F.dropout(s2.new_ones(*s2.shape[:2], 1, 1), self.dropout)
             s2, coarse = s2 * keep, coarse * keep
-        logits = self.classifier(s2)
+        logits: Tensor = self.classifier(s2)
         upsampled = F.conv2d(coarse, self.classifier.weight)
         return logits.add_(resize(upsampled, logits))
 
 
-def _branch(width: int, head_width: int, depth: int) -> nn.ModuleList:
-    """`depth` blocks; the first takes a pyramid map, each next one works a stride finer."""
-    widths = (width, *[head_width] * depth)
-    return nn.ModuleList(ConvBlock(widths[i], widths[i + 1]) for i in range(depth))
+class Branch(nn.Module):
+    """Brings one level of the pyramid to stride 8 (4 for p2), a block per stride.
 
+    Args:
+        width: channels of the pyramid.
+        head_width: channels of the result.
+        depth: number of blocks.
+    """
 
-def _upsampled_between(blocks: nn.ModuleList, x: Tensor, finer: Sequence[Tensor]) -> Tensor:
-    """Run `blocks` on `x`, resizing it to the next map of `finer` between two of them."""
-    for i, block in enumerate(blocks):
-        x = block(x if i == 0 else resize(x, finer[i - 1]))
-    return x
+    def __init__(self, width: int, head_width: int, depth: int) -> None:
+        super().__init__()
+        widths = (width, *[head_width] * depth)
+        self.blocks = nn.ModuleList(ConvBlock(*pair) for pair in pairwise(widths))
+
+    def forward(self, p: Tensor, *finer: Tensor) -> Tensor:
+        """`p` `(N, width, h, w)` to `head_width` channels at the size of the last of `finer`."""
+        first, *others = self.blocks
+        s: Tensor = first(p)
+        for block, like in zip(others, finer, strict=True):
+            s = block(resize(s, like))
+        return s
 
 
 def _add_upsampled(lateral: Tensor, coarser: Tensor) -> Tensor:

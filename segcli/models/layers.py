@@ -51,8 +51,8 @@ def initialise(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def initialise_head(head: nn.Conv2d) -> None:
+def initialise_heads(*heads: nn.Module) -> None:
     """Small logits at the start: every class is about as likely, so the first loss is ln K."""
-    nn.init.normal_(head.weight, std=0.01)
-    if head.bias is not None:
-        nn.init.zeros_(head.bias)
+    for head in heads:
+        if isinstance(head, nn.Conv2d):
+            nn.init.normal_(head.weight, std=0.01)

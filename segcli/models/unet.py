@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.models.layers import ConvBlock, DecoderOutput, initialise, initialise_head
+from segcli.models.layers import ConvBlock, DecoderOutput, initialise, initialise_heads
 
 MIN_WIDTH = 16
 
@@ -55,7 +55,7 @@ class UNet(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(coarse, num_classes, 1)
         initialise(self)
-        initialise_head(self.classifier)
+        initialise_heads(self.classifier)
 
     def forward(self, features: Sequence[Tensor]) -> DecoderOutput:
         """Feature maps, finest first, to logits `(N, K, H/2, W/2)`; nothing auxiliary."""
