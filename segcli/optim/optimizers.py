@@ -1,0 +1,68 @@
+"""Optimisers with a learning rate per part of the network, and schedules as pure functions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+
+def build_optimizer(
+    groups: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
+    *,
+    name: str,
+    lr: float,
+    encoder_lr_factor: float,
+    weight_decay: float,
+    momentum: float,
+) -> torch.optim.Optimizer:
+    """AdamW or SGD over ``{"encoder": {"decay": [...], "no_decay": [...]}, "decoder": ...}``.
+
+    Every group carries its ``name`` and its ``base_lr``; `set_lr` scales the latter. Norms
+    and biases (``no_decay``) are never decayed.
+    """
+    parameters = [
+        {
+            "params": list(members),
+            "name": part if kind == "decay" else f"{part}/no_decay",
+            "base_lr": lr * (encoder_lr_factor if part == "encoder" else 1.0),
+            "lr": 0.0,
+            "weight_decay": weight_decay if kind == "decay" else 0.0,
+        }
+        for part, kinds in groups.items()
+        for kind, members in kinds.items()
+        if members
+    ]
+    if name == "adamw":
+        return torch.optim.AdamW(parameters, lr=lr)
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+def schedule_factor(
+    step: int, total: int, *, schedule: str, power: float = 0.9, warmup: float = 0.0
+) -> float:
+    """Factor in [0, 1] on the base learning rate at optimiser step `step` of `total`.
+
+    The warm-up rises linearly over its share of the steps; ``poly`` is (1 - t)^power of
+    DeepLab (arXiv 1606.00915, section 4.1), ``cosine`` half a cosine (arXiv 1608.03983).
+    """
+    rising = round(total * warmup)
+    if step < rising:
+        return (step + 1) / (rising + 1)
+    t = (step - rising) / max(1, total - rising)
+    if schedule == "poly":
+        return float((1 - min(t, 1.0)) ** power)
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * min(t, 1.0)))
+    return 1.0
+
+
+def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> dict[str, float]:
+    """Set every group to its base learning rate times `factor`; returns name -> rate."""
+    rates = {}
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * factor
+        rates[group["name"]] = group["lr"]
+    return rates
