@@ -47,7 +47,9 @@ class ModelConfig(Section):
     decoder_block: Literal["plain", "residual"] = "plain"
     """Block of the U-Net decoder."""
     width: int = Field(default=128, ge=8, le=1024)
-    """Channels of the decoder."""
+    """Channels of the pyramid (FPN), or of the coarsest stage (U-Net)."""
+    head_width: int = Field(default=128, ge=8, le=1024)
+    """Channels of the merged prediction branch (FPN)."""
     width_mult: Positive = 1.0
     """Width multiplier of mobilenet_v2."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
