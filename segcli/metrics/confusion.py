@@ -211,9 +211,8 @@ def _iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
 
 def _ratio(part: Any, whole: Any) -> NDArray[np.float64]:
     """part / whole in float64, nan where `whole` is 0."""
-    part, whole = np.asarray(part, np.float64), np.asarray(whole, np.float64)
-    ratio = np.full_like(whole, np.nan)
-    np.divide(part, whole, out=ratio, where=whole > 0)
+    ratio: NDArray[np.float64] = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=ratio, where=np.asarray(whole) > 0)
     return ratio
 
 

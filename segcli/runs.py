@@ -1,0 +1,85 @@
+"""Finding a checkpoint from what a user typed, or from nothing at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from segcli.errors import CheckpointError
+
+RUNS = Path("runs")
+# In the order of preference; each may have stepped aside to NAME.previous.
+NAMES = ("best", "last")
+_DESCRIPTION = "checkpoint.json"
+
+
+def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
+    """The checkpoint folder that `path` means.
+
+    Args:
+        path: a run (its best, or else its last), a checkpoint folder, a file in one, or a
+            folder of runs; None takes the newest run under `root`.
+        root: where runs are looked for.
+
+    Raises:
+        CheckpointError: when there is none, saying how to get one.
+    """
+    if path is None:
+        return _newest(root, "train one with segcli train, or give --checkpoint")
+    given = Path(path)
+    if not given.exists():
+        # "best" may be gone while "best.previous" is whole; the loader knows what to do.
+        if _described(given):
+            return given
+        raise CheckpointError("no such run or checkpoint", file=given)
+    if given.is_file():
+        if _described(given.parent):
+            return given.parent
+        raise CheckpointError(
+            "not a file of a checkpoint", file=given, hint="give the run or checkpoint folder"
+        )
+    if _described(given):
+        return given
+    return _of_run(given) or _newest(given, "give a run or a checkpoint folder")
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The run that a checkpoint belongs to, or the checkpoint where it stands alone."""
+    return checkpoint.parent if _base_name(checkpoint) in NAMES else checkpoint
+
+
+def is_best(checkpoint: Path) -> bool:
+    """Whether a checkpoint is the one its run is judged by."""
+    return _base_name(checkpoint) != "last"
+
+
+def _base_name(checkpoint: Path) -> str:
+    return checkpoint.name.removesuffix(".previous")
+
+
+def _described(folder: Path) -> bool:
+    """Whether `folder`, or the one it replaced, describes a checkpoint."""
+    return _written(folder) is not None
+
+
+def _written(folder: Path) -> float | None:
+    """When the checkpoint at `folder` was written, or None where there is none."""
+    for candidate in (folder, folder.with_name(f"{folder.name}.previous")):
+        description = candidate / _DESCRIPTION
+        if description.is_file():
+            return description.stat().st_mtime
+    return None
+
+
+def _of_run(run: Path) -> Path | None:
+    return next((run / name for name in NAMES if _described(run / name)), None)
+
+
+def _newest(root: Path, hint: str) -> Path:
+    found: list[tuple[float, str, Path]] = []
+    for run in root.iterdir() if root.is_dir() else ():
+        checkpoint = _of_run(run) if run.is_dir() else None
+        if checkpoint is not None:
+            found.append((_written(checkpoint) or 0.0, run.name, checkpoint))
+    if not found:
+        raise CheckpointError("no checkpoint found", file=root, hint=hint)
+    return max(found)[2]
