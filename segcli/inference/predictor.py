@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +18,9 @@ from torch import Tensor, nn
 from segcli.errors import CheckpointError, UsageError
 from segcli.inference.geometry import Size, SizeRule
 from segcli.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from segcli.checkpoint import Checkpoint
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = tuple(_DTYPES)
@@ -88,10 +92,19 @@ class Predictor:
             CheckpointError: a missing or damaged checkpoint.
             UsageError: a device that is not here.
         """
-        from segcli.checkpoint import build_from_checkpoint, load_checkpoint
+        from segcli.checkpoint import load_checkpoint
+
+        checkpoint = load_checkpoint(path, warn=warn)
+        return cls.of_checkpoint(checkpoint, device=device, precision=precision)
+
+    @classmethod
+    def of_checkpoint(
+        cls, checkpoint: Checkpoint, *, device: str | None = None, precision: str | None = None
+    ) -> Predictor:
+        """As `from_checkpoint`, for one that was read before."""
+        from segcli.checkpoint import build_from_checkpoint
 
         where = choose_device(device)
-        checkpoint = load_checkpoint(path, warn=warn)
         stored = checkpoint.inference
         usual = str(stored.get("precision", "fp32"))
         if usual not in _DTYPES or (usual == "fp16" and where.type == "cpu"):
