@@ -120,4 +120,6 @@ class Segmenter(nn.Module):
 
 def _to_image(logits: Tensor, padded: tuple[int, int], height: int, width: int) -> Tensor:
     """Upsample `(N, K, h, w)` to the padded size and crop the padding: `(N, K, H, W)`."""
-    return resize(logits, padded)[..., :height, :width]
+    logits = resize(logits, padded)
+    # A slice that keeps everything would still cost a fill and a copy on the way back.
+    return logits if padded == (height, width) else logits[..., :height, :width]
