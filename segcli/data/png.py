@@ -12,7 +12,7 @@ from __future__ import annotations
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,6 +105,35 @@ def decode_indices(data: bytes, path: Path) -> NDArray[np.uint8]:
         raise DataError("cannot decode PNG", file=path)
     rows = decoded.astype(np.uint8, copy=False)
     return rows if header.depth == 8 else _unpack(rows, header)
+
+
+def encode(pixels: NDArray[Any]) -> bytes:
+    """A PNG of grey uint8 or uint16 (H, W), or RGBA uint8 (H, W, 4)."""
+    import cv2
+
+    if pixels.ndim == 3:
+        pixels = np.ascontiguousarray(pixels[:, :, [2, 1, 0, 3]])
+    # Label images are long runs: unfiltered rows with cv2's default strategy, run lengths,
+    # took 4.1 ms for 2048x1024 where its adaptive filters took 14 to 20.
+    options = [cv2.IMWRITE_PNG_FILTER, cv2.IMWRITE_PNG_FILTER_NONE]
+    ok, data = cv2.imencode(".png", pixels, options)
+    if not ok:
+        raise ValueError(f"cannot encode {pixels.shape} {pixels.dtype}")
+    return data.tobytes()
+
+
+def encode_indices(label: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
+    """An indexed PNG: label uint8 (H, W), palette uint8 (256, 3) RGB.
+
+    cv2 writes no palettes, so its grey PNG gets another header and a PLTE chunk.
+    """
+    grey = encode(label)
+    header = bytearray(grey[16:29])
+    header[9] = PALETTE
+    after = len(SIGNATURE) + 25
+    return b"".join(
+        (SIGNATURE, chunk(b"IHDR", bytes(header)), chunk(b"PLTE", palette.tobytes()), grey[after:])
+    )
 
 
 def _unpack(rows: NDArray[np.uint8], header: PngHeader) -> NDArray[np.uint8]:

@@ -1,0 +1,85 @@
+"""`segcli prepare-labels`: polygons or masks -> a prepared data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def prepare_labels(
+    root: Annotated[
+        Path,
+        typer.Argument(
+            help="Cityscapes tree (leftImg8bit, gtFine, gtCoarse), CamVid tree (train, "
+            "trainannot, ...) or a folder with images/ and masks/."
+        ),
+    ],
+    label_space: Annotated[
+        str | None,
+        typer.Option(
+            help="cityscapes-19, cityscapes-categories, cityscapes-ids, camvid-11 or a YAML "
+            "file. Default: what fits the tree, or ROOT/labels.yaml."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Prepared folder. Default: prepared/<label space>.")
+    ] = None,
+    also: Annotated[
+        str,
+        typer.Option(
+            help="Official Cityscapes images to write too, below OUT/official: a list of "
+            "labelIds,labelTrainIds,instanceIds,color."
+        ),
+    ] = "",
+    one_hot: Annotated[
+        bool, typer.Option("--one-hot", help="Store a channel per class too, a bit per pixel.")
+    ] = False,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes. Default: one per core.")
+    ] = None,
+    mask_values: Annotated[
+        str,
+        typer.Option(
+            help="What masks of an images/ masks/ folder hold: class indices ('index') or the "
+            "raw ids of the label space ('raw')."
+        ),
+    ] = "index",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Go on without samples that cannot be used.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON on stdout.")
+    ] = False,
+) -> None:
+    """Turn polygons or masks into labels that train. Run again, it redoes only what changed.
+
+    The source is never written to. A file that cannot be used ends the run with one line
+    about it, and a list in OUT/prepare-report.json.
+    """
+    import json
+
+    from segcli.recipes import prepare
+    from segcli.recipes.prepare_report import show
+    from segcli.reporting.console import ConsoleReporter
+
+    reporter = ConsoleReporter(stderr=as_json)
+    try:
+        prepared = prepare.prepare_labels(
+            root,
+            reporter=reporter,
+            label_space=label_space,
+            out=out,
+            also=[name.strip() for name in also.split(",") if name.strip()],
+            one_hot=one_hot,
+            workers=workers,
+            mask_values=mask_values,
+            skip_bad=skip_bad,
+        )
+        show(prepared, reporter)
+    finally:
+        reporter.done()
+    if as_json:
+        value = {"prepared": str(prepared.manifest.folder), **prepared.to_dict()}
+        typer.echo(json.dumps(value | {"next": prepared.next_command}, ensure_ascii=False))

@@ -1,0 +1,236 @@
+"""Raw data set -> prepared data set: recognise, convert on all cores, check, describe."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from segcli.data.layouts import Fault, Layout, find_layout
+from segcli.data.manifest import FILE_NAME, Manifest, Sample, write_manifest
+from segcli.errors import DataError, LabelSpaceError, UsageError
+from segcli.files import is_temporary, make_folder, write_json
+from segcli.labels import LabelSpace, load_label_space
+from segcli.recipes.prepare_pool import Journal, Record, Workers, key_of, worker_count
+from segcli.recipes.prepare_report import REPORT, Prepared
+from segcli.reporting.events import Reporter
+
+if TYPE_CHECKING:
+    from segcli.data.convert import Task
+
+USER_SPACE = "labels.yaml"
+_DEFAULT_SPACE = {"cityscapes": "cityscapes-19", "camvid": "camvid-11"}
+_TRAIN_CONFIG = {"cityscapes-19": "fpn.yaml", "camvid-11": "camvid_fpn_mobilenet.yaml"}
+_KNOWN_CORRUPT = "troisdorf_000000_000073"
+
+
+def prepare_labels(
+    root: Path,
+    *,
+    reporter: Reporter,
+    label_space: str | None = None,
+    out: Path | None = None,
+    also: Sequence[str] = (),
+    one_hot: bool = False,
+    workers: int | None = None,
+    mask_values: str = "index",
+    skip_bad: bool = False,
+) -> Prepared:
+    """Prepare the data set under `root`; files that are up to date are left as they are.
+
+    Args:
+        root: a Cityscapes tree, a CamVid tree, or a folder with `images/` and `masks/`.
+        label_space: a shipped name or a YAML file; None takes what fits the layout.
+        out: the prepared folder; None is `prepared/<label space>`.
+        also: official Cityscapes images to write below `out/official`.
+        one_hot: write a packed channel per class too.
+        workers: processes; None is one per core.
+        mask_values: what masks of a plain folder hold, class indices or the space's raw ids.
+        skip_bad: go on without samples that cannot be used.
+
+    Raises:
+        DataError: layout not recognised, a sample that cannot be used, an empty split.
+        LabelSpaceError: a label space that is unknown or does not fit the layout.
+        UsageError: flags that cannot be meant.
+        OutputError: a file that cannot be written.
+    """
+    with Workers(worker_count(workers)) as pool:
+        layout = find_layout(root)
+        task = _make_task(layout, label_space, out, also, one_hot, mask_values)
+        journal = Journal(task.out)
+        # From here on labels change: without the manifest nobody trains on half of them.
+        (make_folder(task.out) / FILE_NAME).unlink(missing_ok=True)
+        old = journal.load()
+        records, faults, redone = _convert_all(pool, layout, task, old, journal, reporter)
+    _tidy(task.out, old, records)
+    journal.rewrite(records)
+    all_faults = tuple(_with_hint(f) for f in sorted((*layout.faults, *faults)))
+    manifest = _manifest(layout, task, records)
+    command = _next_command(manifest, out)
+    prepared = Prepared(manifest, all_faults, tuple(layout.notes), redone, command)
+    write_json(task.out / REPORT, prepared.to_dict())
+    if all_faults and not skip_bad:
+        raise _first_fault(prepared)
+    for name in layout.splits:
+        if not manifest.splits.get(name):
+            raise DataError(f"split '{name}' is empty", file=layout.root)
+    write_manifest(manifest)
+    return prepared
+
+
+# --- before ----------------------------------------------------------------------------------
+
+
+def _make_task(
+    layout: Layout,
+    label_space: str | None,
+    out: Path | None,
+    also: Sequence[str],
+    one_hot: bool,
+    mask_values: str,
+) -> Task:
+    from segcli.data.convert import INDEX, OFFICIAL, RAW, Task
+
+    for name in also:
+        if name not in OFFICIAL:
+            raise UsageError(f"--also {name}", hint=f"there are {', '.join(OFFICIAL)}")
+    if also and layout.kind != "cityscapes":
+        raise UsageError("--also is for Cityscapes trees", file=layout.root)
+    if mask_values not in (INDEX, RAW):
+        raise UsageError(f"--mask-values {mask_values}", hint=f"'{INDEX}' or '{RAW}'")
+    space = _choose_space(layout, label_space)
+    folder = (out or Path("prepared", _safe_name(space.name))).resolve()
+    if folder == layout.root or folder in layout.root.parents:
+        raise UsageError("the output folder holds the source", file=folder)
+    ordered = tuple(name for name in OFFICIAL if name in also)
+    return Task(layout.root, folder, layout.kind, space, ordered, one_hot, mask_values)
+
+
+def _choose_space(layout: Layout, asked: str | None) -> LabelSpace:
+    own = layout.root / USER_SPACE
+    if asked is None and own.is_file():
+        asked = str(own)
+    asked = asked or _DEFAULT_SPACE.get(layout.kind)
+    if asked is None:
+        raise LabelSpaceError(
+            "which classes do the masks hold?",
+            file=layout.root,
+            hint=f"--label-space NAME or FILE, or a {USER_SPACE} in that folder",
+        )
+    space = load_label_space(asked)
+    if layout.kind in _DEFAULT_SPACE and space.source != layout.kind:
+        raise LabelSpaceError(
+            f"label space '{space.name}' is made of {space.source} ids, "
+            f"this is a {layout.kind} tree",
+            file=layout.root,
+            hint=f"base it on {_DEFAULT_SPACE[layout.kind]}",
+        )
+    return space
+
+
+def _safe_name(name: str) -> str:
+    return re.sub(r"[^\w.+-]+", "-", name).strip(".") or "labels"
+
+
+# --- converting ------------------------------------------------------------------------------
+
+
+def _convert_all(
+    pool: Workers,
+    layout: Layout,
+    task: Task,
+    old: dict[str, Record],
+    journal: Journal,
+    reporter: Reporter,
+) -> tuple[list[Record], list[Fault], int]:
+    """Bring every sample up to date; records in the order of the pairs, faults, how many."""
+    records: list[Record] = []
+    faults: list[Fault] = []
+    redone = 0
+    work = [(pair, old.get(key_of(pair))) for pair in layout.pairs]
+    with reporter.progress("prepare labels", len(work)) as progress:
+        for updates in pool.update_all(work, task):
+            new = []
+            for u in updates:
+                if isinstance(u.result, Fault):
+                    faults.append(u.result)
+                    continue
+                record = Record(u.job, u.result)
+                records.append(record)
+                if u.redone:
+                    new.append(record)
+            if new:
+                journal.append(new)
+            redone += len(new)
+            progress.advance(len(updates))
+    return records, faults, redone
+
+
+def _tidy(out: Path, old: dict[str, Record], records: list[Record]) -> None:
+    """Remove files of samples and options that are gone, and what a killed run left half done.
+
+    Only files that the journal names, or whose names are those of temporary files, are touched.
+    """
+    wanted = {name for r in records for name in r.done.outputs}
+    for record in old.values():
+        for name in record.done.outputs:
+            path = out / name
+            if name not in wanted and ".." not in path.parts and out in path.parents:
+                path.unlink(missing_ok=True)
+    for parent, _, names in os.walk(out):
+        for name in names:
+            if is_temporary(Path(name)):
+                Path(parent, name).unlink(missing_ok=True)
+
+
+# --- after -----------------------------------------------------------------------------------
+
+
+def _manifest(layout: Layout, task: Task, records: list[Record]) -> Manifest:
+    from segcli.data.convert import label_path, one_hot_path
+
+    images = {key_of(p): p.image for p in layout.pairs}
+    splits: dict[str, list[Sample]] = {name: [] for name in layout.splits}
+    for record in records:
+        d = record.done
+        label = label_path(d.split, d.id)
+        splits[d.split].append(
+            Sample(
+                id=d.id,
+                image=images[key_of(d)],
+                label=task.out / label,
+                one_hot=task.out / one_hot_path(d.split, d.id) if task.one_hot else None,
+                size=d.size,
+                sha256=d.outputs[label],
+                pixels=d.pixels,
+            )
+        )
+    frozen = {name: tuple(samples) for name, samples in splits.items()}
+    return Manifest(task.out, layout.root, layout.kind, task.label_space, frozen)
+
+
+def _with_hint(fault: Fault) -> Fault:
+    if _KNOWN_CORRUPT in fault.file.name and not fault.hint:
+        return fault._replace(hint="this file is corrupt in the official archive")
+    return fault
+
+
+def _first_fault(prepared: Prepared) -> DataError:
+    first, more = prepared.faults[0], len(prepared.faults) - 1
+    hints = [first.hint] if first.hint else []
+    if more:
+        report = prepared.manifest.folder / REPORT
+        hints.append(f"{more} more such file{'s' * (more > 1)} in {report}")
+    hints.append("--skip-bad goes on without")
+    return DataError(first.what, file=first.file, hint="; ".join(hints))
+
+
+def _next_command(manifest: Manifest, out: Path | None) -> str:
+    name = manifest.label_space.name
+    command = f"segcli train {_TRAIN_CONFIG.get(name, 'fpn.yaml')}"
+    if name in _TRAIN_CONFIG and out is None:
+        return command
+    folder = out or Path("prepared", _safe_name(name))
+    return f"{command} --set data.prepared={folder}"
