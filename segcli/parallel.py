@@ -6,11 +6,12 @@ them what processes would, without copies.
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
+
+from segcli.environment import usable_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,8 +19,7 @@ Result = TypeVar("Result")
 
 def default_threads() -> int:
     """Threads for reading or writing beside the one that predicts: few, as cv2 has its own."""
-    available = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return max(1, min(8, (available or 2) // 2))
+    return max(1, min(8, usable_cores() // 2))
 
 
 def map_ahead(

@@ -36,13 +36,15 @@ class SizeRule:
 
     @classmethod
     def of(cls, value: Any) -> SizeRule:
-        """From what a config or a checkpoint holds: null, [h, w], or {kind: value}.
+        """From what a config or a checkpoint holds: null, [h, w], {kind: value}; or a rule.
 
         Raises:
             ValueError: anything else.
         """
         if value is None:
             return cls()
+        if isinstance(value, cls):
+            return value
         if isinstance(value, dict) and len(value) == 1:
             ((kind, number),) = value.items()
             numbers = number if isinstance(number, Sequence) else [number]

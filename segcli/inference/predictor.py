@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from segcli.environment import resolve_device
 from segcli.errors import CheckpointError, UsageError
 from segcli.inference.geometry import Size, SizeRule
 from segcli.labels import LabelSpace
@@ -24,23 +25,6 @@ if TYPE_CHECKING:
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = tuple(_DTYPES)
-
-
-def choose_device(name: str | None = None) -> torch.device:
-    """The device called `name`; None and `auto` take a CUDA device where there is one.
-
-    Raises:
-        UsageError: an unknown device, or one this machine or build does not have.
-    """
-    if name in (None, "auto"):
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(str(name))
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UsageError(f"no device '{name}' here", hint=reason) from None
-    return device
 
 
 class Predictor:
@@ -54,7 +38,7 @@ class Predictor:
         device: where to compute.
         precision: `fp32`, or autocast to `bf16` or `fp16`.
         channels_last: memory layout of weights and images.
-        size_rule: the size at which the model sees a picture.
+        size: at which the model sees a picture: a `SizeRule`, or what `SizeRule.of` takes.
     """
 
     def __init__(
@@ -65,13 +49,13 @@ class Predictor:
         device: str | torch.device = "cpu",
         precision: str = "fp32",
         channels_last: bool = False,
-        size_rule: SizeRule | None = None,
+        size: SizeRule | Sequence[int] | None = None,
     ) -> None:
         if precision not in _DTYPES:
             raise UsageError(f"unknown precision '{precision}'", hint=f"one of {PRECISIONS}")
         self.device = torch.device(device)
         self.label_space, self.precision = label_space, precision
-        self.size_rule = size_rule or SizeRule()
+        self.size_rule = SizeRule.of(size)
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(self.device)
         if channels_last:
@@ -104,7 +88,7 @@ class Predictor:
         """As `from_checkpoint`, for one that was read before."""
         from segcli.checkpoint import build_from_checkpoint
 
-        where = choose_device(device)
+        where = resolve_device(device)
         stored = checkpoint.inference
         usual = str(stored.get("precision", "fp32"))
         if usual not in _DTYPES or (usual == "fp16" and where.type == "cpu"):
@@ -119,7 +103,7 @@ class Predictor:
             device=where,
             precision=precision or usual,
             channels_last=bool(stored.get("channels_last", False)),
-            size_rule=size_rule,
+            size=size_rule,
         )
 
     def predict(

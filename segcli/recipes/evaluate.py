@@ -68,6 +68,7 @@ OnPrediction = Callable[[Loaded, Map], None]
 def evaluate_model(
     predictor: Predictor,
     samples: Sequence[Sample],
+    label_space: LabelSpace | None = None,
     *,
     reporter: Reporter | None = None,
     batch_size: int = 4,
@@ -80,14 +81,18 @@ def evaluate_model(
     The model is left in eval mode.
 
     Args:
+        label_space: of the labels; None is the predictor's own, and no other will do.
         batch_size: pictures of one size that are predicted together.
         threads: that read pictures ahead; None chooses.
         on_prediction: sees every prediction, to draw some of them.
 
     Raises:
         DataError: an image or label that cannot be read, or that do not have one size.
+        LabelSpaceError: labels of other classes than the predictor's.
     """
     space = predictor.label_space
+    if label_space is not None and (clause := space.difference(label_space)):
+        raise LabelSpaceError(f"model and data have different classes, {clause}")
     matrix = ConfusionMatrix(space.num_classes, space.ignore_index)
     loaded = map_ahead(lambda s: _load(s, space), samples, threads=threads)
     with (reporter or NullReporter()).progress(title, len(samples), unit="images") as progress:

@@ -17,6 +17,8 @@ _EMPTY = (246, 247, 249)
 _RIGHT = ((236, 243, 251), (107, 168, 214), (20, 83, 145))
 _WRONG = ((254, 242, 233), (249, 158, 107), (190, 34, 38))
 
+_EXPLANATION = "percent of each true class (row) that was predicted as each class (column)"
+
 Color = tuple[int, int, int]
 
 
@@ -38,10 +40,10 @@ def draw_confusion(matrix: NDArray[np.int64], label_space: LabelSpace) -> NDArra
     _draw_cells(draw, layout, shares, totals > 0)
     _draw_names(sheet, draw, layout, label_space)
     _draw_side(draw, layout, matrix)
-    title = f"Confusion matrix, {label_space.name}: percent of each true class"
-    draw.text((layout.pad, layout.pad), title, fill=_INK, font=font(layout.text + 5))
-    corner = (layout.left - layout.text, layout.top - layout.text * 3 // 2)
-    draw.text(corner, "truth ↓   predicted →", fill=_FAINT, font=font(layout.text), anchor="rm")
+    at = (layout.pad, layout.pad)
+    draw.text(at, f"Confusion matrix, {label_space.name}", fill=_INK, font=font(layout.text + 5))
+    below = (layout.pad, layout.pad + (layout.text + 5) * 1.5)
+    draw.text(below, _EXPLANATION, fill=_FAINT, font=font(layout.text))
     draw.rectangle((layout.left, layout.top, *layout.corner(k, k)), outline=_LINE)
     return np.array(sheet)
 
@@ -55,17 +57,17 @@ class _Layout:
         self.text = int(np.clip(self.cell * 0.36, 9, 17))
         longest = math.ceil(max(font(self.text).getlength(n) for n in space.class_names))
         self.pad = 24
-        hint = math.ceil(font(self.text).getlength("truth ↓   predicted →"))
-        self.left = self.pad + max(longest + 2 * self.text, hint) + self.text
-        self.top = self.pad + longest + 4 * self.text + 12
+        self.left = self.pad + longest + 3 * self.text
+        self.top = self.pad + longest + 5 * self.text + 12
         self.side = self.left + k * self.cell + self.text
         self.bar = 5 * self.text
         number = math.ceil(font(self.text).getlength("100.0"))
         width = self.side + self.bar + 2 * number + 3 * self.text + self.pad
-        title = font(self.text + 5).getlength(
-            f"Confusion matrix, {space.name}: percent of each true class"
+        widest = max(
+            font(self.text + 5).getlength(f"Confusion matrix, {space.name}"),
+            font(self.text).getlength(_EXPLANATION),
         )
-        width = max(width, math.ceil(title) + 2 * self.pad)
+        width = max(width, math.ceil(widest) + 2 * self.pad)
         self.size = (width, self.top + k * self.cell + self.pad)
 
     def corner(self, row: float, column: float) -> tuple[float, float]:
