@@ -31,9 +31,7 @@ class WeightAverage:
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         own, other = self.model.state_dict(), model.state_dict()
         averaged = [k for k, v in own.items() if v.is_floating_point()]
-        torch._foreach_lerp_(
-            [own[k] for k in averaged], [other[k] for k in averaged], 1.0 - decay
-        )
+        torch._foreach_lerp_([own[k] for k in averaged], [other[k] for k in averaged], 1.0 - decay)
         for name, value in own.items():
             if not value.is_floating_point():
                 value.copy_(other[name])

@@ -82,7 +82,7 @@ def choose_precision(
     images = torch.randint(0, 256, (min(2, batch_size), 3, h, w), dtype=torch.uint8, device=device)
     seconds = {}
     for option in options:
-        trial = copy.deepcopy(model).to(memory_format=option.memory_format)  # type: ignore[call-overload]
+        trial = copy.deepcopy(model).to(memory_format=option.memory_format)
         batch = images.contiguous(memory_format=option.memory_format)
         times = [_timed_step(trial, loss, batch, option, device) for _ in range(repeats + 1)]
         seconds[str(option)] = min(times[1:])

@@ -1,0 +1,163 @@
+"""Manifest to batches. Order and augmentation are pure functions of (seed, epoch, index).
+
+Workers hold no state: a sampler hands them (epoch, index) pairs and every view is computed
+from these, so that any number of workers gives the same batches, and a run that stops in
+mid-epoch goes on exactly there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from segcli.data.images import read_image, read_label
+from segcli.data.manifest import Sample
+from segcli.data.onehot import load_one_hot
+from segcli.data.transforms import TrainTransform
+from segcli.errors import DataError
+
+Ticket = tuple[int, int]
+
+
+class TrainDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Augmented views of prepared samples.
+
+    Args:
+        samples: of the manifest; their order defines the index.
+        transform: the pipeline of this stage.
+        seed: of the experiment.
+        num_classes: K, to check labels.
+        soft_targets: read the one-hot channels in place of the class indices.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        transform: TrainTransform,
+        *,
+        seed: int,
+        num_classes: int,
+        soft_targets: bool = False,
+    ) -> None:
+        self.samples = tuple(samples)
+        self.transform = transform
+        self.seed = seed
+        self.num_classes = num_classes
+        self.soft_targets = soft_targets
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, ticket: Ticket) -> tuple[Tensor, Tensor]:
+        """Image uint8 (3, h, w) and target uint8 (h, w) or (K, h, w) for (epoch, index).
+
+        Raises:
+            DataError: naming the file that cannot be used.
+        """
+        epoch, index = ticket
+        sample = self.samples[index]
+        image = read_image(sample.image)
+        label = self._label(sample)
+        if image.shape[:2] != label.shape[-2:]:
+            raise DataError(
+                f"image is {image.shape[0]}×{image.shape[1]} but its label "
+                f"{label.shape[-2]}×{label.shape[-1]}",
+                file=sample.label,
+                hint="run segcli prepare-labels again",
+            )
+        rng = np.random.default_rng([self.seed, epoch, index])
+        view, target = self.transform(image, label, rng)
+        # (h, w, 3) memory seen as (3, h, w): a batch of these is channels-last already.
+        return torch.from_numpy(view).permute(2, 0, 1), torch.from_numpy(target)
+
+    def _label(self, sample: Sample) -> Any:
+        if not self.soft_targets:
+            return read_label(sample.label, num_classes=self.num_classes)
+        if sample.one_hot is None:
+            raise DataError(
+                "no one-hot channels for this label",
+                file=sample.label,
+                hint="run segcli prepare-labels --one-hot, or set data.soft_targets=false",
+            )
+        return load_one_hot(sample.one_hot)
+
+
+def epoch_order(count: int, *, seed: int, epoch: int) -> list[int]:
+    """The permutation of range(count) in which an epoch visits the samples."""
+    order = np.random.default_rng([seed, epoch]).permutation(count)
+    return [int(i) for i in order]
+
+
+class StageBatches(Sampler[list[Ticket]]):
+    """Batches of (epoch, index) from `start` to the end of a stage, in one stream.
+
+    The last, incomplete batch of an epoch is dropped, unless the whole epoch is smaller than
+    a batch: then it is filled up from the start of the same order.
+
+    Args:
+        count: samples in the data set.
+        batch_size: samples in a batch.
+        epochs: in this stage.
+        first_epoch: number of the stage's first epoch in the run.
+        seed: of the experiment.
+        start: batches of this stage already trained on.
+    """
+
+    def __init__(
+        self, count: int, batch_size: int, *, epochs: int, first_epoch: int, seed: int, start: int
+    ) -> None:
+        self.count = count
+        self.batch_size = batch_size
+        self.epochs = epochs
+        self.first_epoch = first_epoch
+        self.seed = seed
+        self.start = start
+        self.per_epoch = batches_per_epoch(count, batch_size)
+
+    def __len__(self) -> int:
+        return self.per_epoch * self.epochs - self.start
+
+    def __iter__(self) -> Iterator[list[Ticket]]:
+        for number in range(self.start, self.per_epoch * self.epochs):
+            epoch = self.first_epoch + number // self.per_epoch
+            order = epoch_order(self.count, seed=self.seed, epoch=epoch)
+            begin = number % self.per_epoch * self.batch_size
+            picked = [order[i % self.count] for i in range(begin, begin + self.batch_size)]
+            yield [(epoch, index) for index in picked]
+
+
+def batches_per_epoch(count: int, batch_size: int) -> int:
+    """Whole batches in an epoch, at least one."""
+    return max(1, count // batch_size)
+
+
+def _start_worker(_: int) -> None:
+    # One thread a worker: the cores belong to the network.
+    cv2.setNumThreads(0)
+
+
+def train_loader(
+    dataset: TrainDataset, batches: StageBatches, *, workers: int, pin_memory: bool
+) -> DataLoader[tuple[Tensor, Tensor]]:
+    """Batches of uint8 (N, 3, h, w) in channels-last memory and uint8 targets."""
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        collate_fn=collate,
+        pin_memory=pin_memory,
+        prefetch_factor=4 if workers else None,
+    )
+
+
+def collate(views: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Stack views; images keep their channels-last memory."""
+    images = torch.stack([v.permute(1, 2, 0) for v, _ in views]).permute(0, 3, 1, 2)
+    return images, torch.stack([t for _, t in views])

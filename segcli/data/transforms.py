@@ -1,0 +1,163 @@
+"""Training and evaluation pipelines for one size. Geometry is ours, colour albumentations'.
+
+Shapes: image uint8 (H, W, 3) RGB; label uint8 (H, W), or channels uint8 (K, H, W) of 0/1.
+Training crops are (h, w). Each pipeline is a pure function of its inputs and a generator.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from segcli.errors import ConfigError
+
+U8 = NDArray[np.uint8]
+
+
+class TrainTransform:
+    """Random resize, crop, flip and colour; what lies outside the image is ignored.
+
+    The crop is cut in the source's own pixels and only then resized, so that the cost is
+    that of the crop. Shrinking averages areas, growing interpolates linearly; labels take
+    the nearest pixel, channels are resized as fractions.
+
+    Args:
+        size: (h, w) of the crop in pixels.
+        scale: range of the random resize, uniform in its logarithm.
+        resize: fixed factor before it.
+        flip: probability of mirroring left and right.
+        color: strength of the colour jitter.
+        ignore_index: value of label pixels outside the image.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        *,
+        scale: tuple[float, float] = (0.5, 2.0),
+        resize: float = 1.0,
+        flip: float = 0.5,
+        color: float = 0.3,
+        ignore_index: int = 255,
+    ) -> None:
+        self.size = size
+        self.scale = scale
+        self.resize = resize
+        self.flip = flip
+        self.ignore_index = ignore_index
+        self.jitter = color_jitter(color) if color > 0 else None
+
+    def __call__(self, image: U8, label: U8, rng: np.random.Generator) -> tuple[U8, U8]:
+        """One view: (h, w, 3) and (h, w), or (K, h, w) in 0..255 for channels."""
+        factor = self.resize * math.exp(rng.uniform(*np.log(self.scale)))
+        window, inner, offset = self._crop(image.shape[:2], factor, rng)
+        mirrored = rng.random() < self.flip
+        color_seed = int(rng.integers(2**31))
+        view = _resize_image(image[window], inner)
+        if self.jitter is not None:
+            self.jitter.set_random_seed(color_seed)
+            view = self.jitter(image=view)["image"]
+        # Padding is grey of ImageNet's mean, so that it is near 0 after normalisation.
+        placed = _place(view, (*self.size, 3), offset, (124, 116, 104))
+        if label.ndim == 3:
+            shares = resize_channels(label[:, window[0], window[1]], inner)
+            target = np.zeros((label.shape[0], *self.size), np.uint8)
+            y, x = offset
+            target[:, y : y + inner[0], x : x + inner[1]] = shares
+        else:
+            nearest = cv2.INTER_NEAREST_EXACT
+            small = np.asarray(
+                cv2.resize(label[window], inner[::-1], interpolation=nearest), np.uint8
+            )
+            target = _place(small, self.size, offset, self.ignore_index)
+        if mirrored:
+            placed, target = placed[:, ::-1], target[..., ::-1]
+        return np.ascontiguousarray(placed), np.ascontiguousarray(target)
+
+    def _crop(
+        self, source: tuple[int, ...], factor: float, rng: np.random.Generator
+    ) -> tuple[tuple[slice, slice], tuple[int, int], tuple[int, int]]:
+        """(window in the source, its size after resizing, where that lies in the crop)."""
+        window, inner, offset = [], [], []
+        for full, wanted in zip(source, self.size, strict=True):
+            length = min(full, max(1, round(wanted / factor)))
+            start = int(rng.integers(full - length + 1))
+            # A window that fills the crop but for rounding is stretched to fill it.
+            resized = wanted if length < full else min(wanted, max(1, round(length * factor)))
+            window.append(slice(start, start + length))
+            inner.append(resized)
+            offset.append(int(rng.integers(wanted - resized + 1)))
+        return (window[0], window[1]), (inner[0], inner[1]), (offset[0], offset[1])
+
+
+class EvalTransform:
+    """The image at the size the network is to see; labels keep their own resolution.
+
+    Args:
+        size: (h, w) in pixels, or None to leave the image as it is.
+    """
+
+    def __init__(self, size: tuple[int, int] | None = None) -> None:
+        self.size = size
+
+    def __call__(self, image: U8) -> U8:
+        """uint8 (H, W, 3) -> uint8 (h, w, 3)."""
+        return image if self.size is None else _resize_image(image, self.size)
+
+
+def color_jitter(strength: float) -> Any:
+    """Brightness, contrast and saturation by ±`strength`, hue by a fifth of it.
+
+    Raises:
+        ConfigError: where albumentations does not take the arguments as they are meant.
+    """
+    import albumentations as A
+
+    s = min(strength, 1.0)
+    with warnings.catch_warnings():
+        # albumentations only warns of an argument it does not know, and drops it.
+        warnings.simplefilter("error")
+        try:
+            jitter = A.ColorJitter(
+                brightness=(1 - s, 1 + s),
+                contrast=(1 - s, 1 + s),
+                saturation=(1 - s, 1 + s),
+                hue=(-s / 5, s / 5),
+                p=0.8,
+            )
+            return A.Compose([jitter])
+        except (UserWarning, ValueError) as error:
+            raise ConfigError(f"colour jitter of strength {strength}: {error}") from None
+
+
+def _resize_image(image: U8, size: tuple[int, int]) -> U8:
+    if image.shape[:2] == size:
+        return image
+    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8)
+
+
+def resize_channels(channels: U8, size: tuple[int, int]) -> U8:
+    """0/1 channels (K, H, W) -> share of each class per pixel, uint8 0..255 (K, h, w)."""
+    shrinks = size[0] * size[1] < channels.shape[1] * channels.shape[2]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    out = np.empty((channels.shape[0], *size), np.uint8)
+    for k, channel in enumerate(channels):
+        out[k] = cv2.resize(channel * np.uint8(255), size[::-1], interpolation=method)
+    return out
+
+
+def _place(inner: U8, shape: tuple[int, ...], offset: tuple[int, int], fill: Any) -> U8:
+    if inner.shape == shape:
+        return inner
+    out = np.empty(shape, np.uint8)
+    out[:] = fill
+    y, x = offset
+    out[y : y + inner.shape[0], x : x + inner.shape[1]] = inner
+    return out

@@ -1,0 +1,86 @@
+"""The demo: generate a city, then run the real commands on it, as a user would type them."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from segcli import files
+from segcli.data.city import generate_city
+from segcli.errors import SegcliError
+from segcli.reporting.events import Reporter
+
+CITY = "city"
+COUNTS = {"train": 200, "val": 40, "train_extra": 20}
+SIZE = (256, 512)
+COMMANDS: tuple[tuple[str, ...], ...] = (
+    ("prepare-labels", CITY),
+    ("train", "demo_fpn.yaml"),
+    ("eval",),
+    ("predict", f"{CITY}/drives"),
+)
+
+
+def demo(folder: Path, *, seed: int, overrides: Sequence[str], reporter: Reporter) -> float:
+    """Make the demo city in `folder` and take it through every command; returns seconds.
+
+    Args:
+        folder: created; a city that lies in it already is used as it is.
+        seed: of the city.
+        overrides: passed to `segcli train` as ``--set``.
+
+    Raises:
+        SegcliError: when one of the commands fails.
+    """
+    started = time.perf_counter()
+    files.make_folder(folder)
+    _generate(folder / CITY, seed, reporter)
+    for command in COMMANDS:
+        extra = [word for o in overrides for word in ("--set", o)] if command[0] == "train" else []
+        _run([*command, *extra], folder, reporter)
+    seconds = time.perf_counter() - started
+    _show_where(folder, seconds, reporter)
+    return seconds
+
+
+def _generate(city: Path, seed: int, reporter: Reporter) -> None:
+    height, width = SIZE
+    total = sum(COUNTS.values())
+    reporter.message(f"demo city: {total} street scenes of {width}×{height} in {city}")
+    with reporter.progress("drawing the city", 1) as progress:
+        done = 0.0
+
+        def advance(count: int, of: int) -> None:
+            nonlocal done
+            progress.advance(int(count == of), frames=f"{count}/{of}")
+
+        generate_city(
+            city, size=SIZE, counts=COUNTS, seed=seed, drives=1, drive_frames=30, progress=advance
+        )
+
+
+def _run(arguments: Sequence[str], folder: Path, reporter: Reporter) -> None:
+    """Run one real command in `folder`; its output goes straight to the user."""
+    typed = f"segcli {shlex.join(arguments)}"
+    reporter.message(f"\n$ {typed}")
+    code = subprocess.run([sys.executable, "-m", "segcli", *arguments], cwd=folder).returncode
+    if code:
+        raise SegcliError(f"'{typed}' ended with exit code {code}", file=folder)
+
+
+def _show_where(folder: Path, seconds: float, reporter: Reporter) -> None:
+    runs = sorted((folder / "runs").glob("*"), key=lambda p: p.stat().st_mtime)
+    run = runs[-1]
+    rows = [
+        ["the city", f"{folder / CITY}/leftImg8bit"],
+        ["labels as pictures", f"{folder}/prepared/cityscapes-19/labels"],
+        ["scores and error pictures", f"{run}/eval/val"],
+        ["predicted drive", f"{folder}/predictions/overlays"],
+        ["curves", f"tensorboard --logdir {folder / 'runs'}"],
+    ]
+    reporter.message("")
+    reporter.table(f"the whole job took {seconds / 60:.1f} minutes", ["what", "where"], rows)

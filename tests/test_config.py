@@ -1,0 +1,114 @@
+"""The config loader: strict, helpful, and in step with what is shipped."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from segcli.config import Config
+from segcli.config_file import (
+    find_config,
+    json_schema,
+    load_config,
+    parse_config,
+    shipped_folder,
+    shipped_names,
+)
+from segcli.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "experiment.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("name", shipped_names())
+def test_every_shipped_config_loads_and_opens_with_its_command(name: str) -> None:
+    load_config(name)
+    text = (shipped_folder() / name).read_text(encoding="utf-8")
+    assert text.startswith("# yaml-language-server: $schema=./schema.json")
+    assert f"segcli train {name}" in text
+
+
+def test_the_schema_beside_the_configs_is_current() -> None:
+    on_disk = (shipped_folder() / "schema.json").read_text(encoding="utf-8")
+    assert json.loads(on_disk) == json.loads(json_schema())
+
+
+def test_a_bare_name_finds_the_shipped_config_and_a_file_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_config("fpn") == find_config("fpn.yaml") == shipped_folder() / "fpn.yaml"
+    (tmp_path / "fpn.yaml").write_text("{}", encoding="utf-8")
+    assert find_config("fpn.yaml") == Path("fpn.yaml")
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"no such config: fnp\.yaml \(did you mean 'fpn\.yaml'"):
+        find_config("fnp.yaml")
+
+
+def test_defaults_complete_a_short_file(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, "model:\n  encoder: resnet18\n"))
+    assert config.model.encoder == "resnet18"
+    assert config.train == Config().train
+    assert parse_config(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("train.optimizer.lr=1e-3", ("train", "optimizer", "lr"), 1e-3),
+        ("train.stages.0.epochs=3", ("train", "stages", 0, "epochs"), 3),
+        ("model.weights=null", ("model", "weights"), None),
+        ("eval.size=[96, 128]", ("eval", "size"), (96, 128)),
+        ("data.train=[train, train_extra]", ("data", "train"), ("train", "train_extra")),
+    ],
+)
+def test_overrides_reach_every_kind_of_key(override: str, path: tuple, value: object) -> None:
+    here = load_config("fpn.yaml", [override])
+    for part in path:
+        here = here[part] if isinstance(part, int) else getattr(here, part)
+    assert here == value
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trian: {}", r"unknown key 'trian'.*did you mean 'train'\?"),
+        ("train: {epocs: 3}", r"unknown key 'train\.epocs'.*'train\.stages\.0\.epochs'"),
+        ("lr: 1", r"unknown key 'lr'.*'train\.optimizer\.lr'"),
+        ("train: {optimizer: {lr: -1}}", r"'train\.optimizer\.lr': .*greater than 0.*-1"),
+        ("train: {optimizer: {lr: .nan}}", r"'train\.optimizer\.lr'"),
+        ("model: {decoder: fnp}", r"'model\.decoder': .*'fpn' or 'unet'"),
+        ("train: {augment: {scale: [2, 1]}}", r"smallest, largest"),
+        ("train: {stages: []}", r"'train\.stages'"),
+        ("model: 3", r"'model'"),
+        ("- 1", r"a config holds"),
+        ("model: {encoder: a, encoder: b}", r"line 1: key 'encoder' stands there twice"),
+        ("model: [", r"not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_one_line_with_the_file(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "override", ["train", "train.stages.7.epochs=1", "train.=1", "train.seed.x=1", "a=[", "=1"]
+)
+def test_a_bad_override_is_refused(override: str) -> None:
+    with pytest.raises(ConfigError):
+        load_config("fpn.yaml", [override])
+
+
+def test_configs_are_frozen() -> None:
+    with pytest.raises(Exception, match="frozen"):
+        Config().model.encoder = "resnet18"  # type: ignore[misc]
