@@ -55,7 +55,14 @@ def parse_annotation(data: bytes, path: Path) -> Annotation:
         if width < 1 or height < 1 or width * height > MAX_PIXELS:
             raise DataError(f"impossible image size {width}x{height}", file=path)
         shapes = [_shape(o, path) for o in value["objects"] if not o.get("deleted", 0)]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+    ) as error:
         text = f"{type(error).__name__}: {error}"
         raise DataError(f"not a polygons file, {text}", file=path) from None
     return Annotation(width, height, [s for s in shapes if s.label.id >= 0])
