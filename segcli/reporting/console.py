@@ -9,7 +9,6 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.measure import Measurement
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -43,6 +42,9 @@ class ConsoleReporter(NullReporter):
 
     def __init__(self, *, stderr: bool = False, console: Console | None = None) -> None:
         self._console = console or Console(stderr=stderr, highlight=False)
+        if not self._console.is_terminal:
+            # No terminal, no width: a table in a pipe is as wide as its words.
+            self._console.width = 10_000
         self._bars: RichProgress | None = None
         self._open = 0
 
@@ -56,12 +58,7 @@ class ConsoleReporter(NullReporter):
             table.add_column(_plain(heading), justify="right" if right else "left")
         for row in rows:
             table.add_row(*(_plain(cell) for cell in row))
-        width = self._console.width
-        if not self._console.is_terminal:
-            # No terminal, no width: a table is as wide as its words.
-            options = self._console.options.update(max_width=10_000)
-            width = max(width, Measurement.get(self._console, options, table).maximum)
-        self._console.print(table, width=width, crop=False)
+        self._console.print(table)
 
     def message(self, text: str) -> None:
         self._console.print(_plain(text), soft_wrap=True)

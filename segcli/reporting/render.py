@@ -95,11 +95,17 @@ def error_map(
 
 def _hatch(image: Picture, mask: Picture) -> Picture:
     """`image` with diagonal stripes where `mask` is 255: no class has such a colour."""
+    if not mask.any():
+        return image
     height, width = image.shape[:2]
     period = max(6, round(min(height, width) / 45))
-    diagonal = np.add.outer(np.arange(height), np.arange(width)) % period < period // 2
-    stripes = np.where(diagonal[:, :, None], _IGNORED, _STRIP).astype(np.uint8)
-    return np.asarray(cv2.copyTo(stripes, mask, image.copy()), np.uint8)
+    tile = np.add.outer(np.arange(period), np.arange(period)) % period < period // 2
+    repeats = (-(-height // period), -(-width // period))
+    stripes = np.tile(tile, repeats)[:height, :width]
+    hatched = image.copy()
+    hatched[mask > 0] = _STRIP
+    hatched[(mask > 0) & stripes] = _IGNORED
+    return hatched
 
 
 def occurring(label: Picture, label_space: LabelSpace) -> list[int]:
