@@ -9,7 +9,7 @@ import os
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import SPACE, RedDecides, make_prepared, make_run
+from tiny_run import SPACE, RedDecides, make_prepared, make_run, one_thread  # noqa: F401
 from typer import Typer
 from typer.testing import CliRunner
 

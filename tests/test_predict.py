@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from tiny_run import SPACE, blocks, make_run, write_image
+from tiny_run import SPACE, blocks, make_run, one_thread, write_image  # noqa: F401
 from typer import Typer
 from typer.testing import CliRunner
 

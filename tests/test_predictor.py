@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tiny_run import SPACE, RedDecides, blocks, make_run
+from tiny_run import SPACE, RedDecides, blocks, make_run, one_thread  # noqa: F401
 from torch import nn
 
 from segcli.errors import CheckpointError, UsageError

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -37,6 +39,18 @@ class RedDecides(nn.Module):
         centres = torch.tensor([32.0, 96.0, 160.0, 224.0], device=images.device)
         red = images[:, :1].float()
         return -((red - centres.view(1, -1, 1, 1)) ** 2) / 100
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """On a busy machine torch's threads wait for each other; tiny pictures need but one.
+
+    Test files import this name to have it.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def blocks(seed: int, height: int = 48, width: int = 64) -> np.ndarray:
