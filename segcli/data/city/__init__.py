@@ -1,12 +1,11 @@
 """The procedural demo city: street scenes in the layout of Cityscapes.
 
-    camera.py     projection, clipping, planes          light.py      time of day
-    thing.py      bundles of polygons in metres         vehicles.py, cyclists.py,
-    furniture.py, buildings.py                          models of what stands in a street
-    streetside.py, scene.py                             the layout of one street
-    paint.py      picture and surface numbers           ground.py     sky, ground, shadows
-    develop.py    texture, haze, lens                   coarse.py     coarse polygons
-    render.py     one frame                             write.py      files on disk
+camera, light, thing        projection; time of day; polygons in metres
+vehicles, heavy, people, cyclists, furniture, plants, buildings, barriers
+                            models of what stands in a street
+paving, streetside, scene   the layout of one street
+ground, paint, develop      backdrop and shadows; drawing; texture, haze and lens
+coarse, render, write       coarse polygons; one frame; files on disk
 """
 
 from segcli.data.city.render import Frame, optical_flow, render_frame

@@ -96,15 +96,13 @@ class Camera:
 
 def newell(points: Floats) -> Floats:
     """Normal of a polygon (k, 3) by Newell's method, its length twice the area; (3,)."""
-    following = np.roll(points, -1, axis=0)
-    difference, total = points - following, points + following
-    return np.array(
-        [
-            (difference[:, 1] * total[:, 2]).sum(),
-            (difference[:, 2] * total[:, 0]).sum(),
-            (difference[:, 0] * total[:, 1]).sum(),
-        ]
-    )
+    x, y, z = 0.0, 0.0, 0.0
+    corners = points.tolist()
+    for (ax, ay, az), (bx, by, bz) in zip(corners, corners[1:] + corners[:1], strict=True):
+        x += (ay - by) * (az + bz)
+        y += (az - bz) * (ax + bx)
+        z += (ax - bx) * (ay + by)
+    return np.array([x, y, z])
 
 
 def clip_near(view: Floats) -> Floats:

@@ -34,7 +34,9 @@ def coarse_objects(items: NDArray[np.int16], labels: list[str]) -> list[dict[str
             continue
         mask = (small == i).astype(np.uint8)
         x, y, bw, bh = cv2.boundingRect(mask)
-        eroded = cv2.erode(mask[y : y + bh, x : x + bw], kernel, borderValue=1)
+        eroded = np.asarray(
+            cv2.erode(mask[y : y + bh, x : x + bw], kernel, borderValue=1), np.uint8
+        )
         if int(eroded.sum()) < 0.0006 * small.size:
             continue
         for polygon in outlines(eroded, (x, y), slack=max(1.0, 0.8 * reach))[:3]:

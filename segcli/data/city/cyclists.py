@@ -1,4 +1,4 @@
-"""Persons, bicycles, motorcycles and those who ride them."""
+"""Bicycles, motorcycles and those who ride them."""
 
 from __future__ import annotations
 
@@ -7,82 +7,14 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.data.city.light import Color, Light, between, jitter, pick, tone
-from segcli.data.city.thing import Builder, Kind, Thing, disc, upright
+from segcli.data.city.light import Color, Light, jitter, pick, tone
+from segcli.data.city.people import HAIR, LEGS, SKIN, TOPS
+from segcli.data.city.thing import Builder, Coordinates, Kind, Thing, disc
 
-_SKIN: tuple[Color, ...] = ((238, 200, 170), (214, 166, 130), (160, 110, 80), (104, 72, 54))
-_HAIR: tuple[Color, ...] = ((44, 34, 30), (92, 62, 40), (190, 150, 92), (150, 150, 152))
-_TOPS: tuple[Color, ...] = (
-    (206, 58, 52), (58, 92, 168), (240, 238, 230), (42, 44, 52), (226, 172, 54), (70, 134, 98),
-    (168, 98, 156), (232, 128, 74), (112, 150, 190), (120, 84, 64), (232, 150, 170),
-)  # fmt: skip
-_LEGS: tuple[Color, ...] = (
-    (48, 58, 88), (40, 40, 46), (120, 108, 92), (84, 92, 104), (168, 156, 136), (66, 48, 42),
-)  # fmt: skip
 _HELMETS: tuple[Color, ...] = ((230, 230, 228), (200, 52, 46), (46, 48, 54), (64, 120, 180))
 
 
-def add_person(b: Builder, rng: np.random.Generator, x: float = 0.0, z: float = 0.0) -> None:
-    """A standing or walking person as a board that faces the camera."""
-    k = between(rng, 1.56, 1.88) / 1.75
-    stride = between(rng, 0.02, 0.26)
-    lean = between(rng, -0.04, 0.04)
-    top, legs = jitter(rng, pick(rng, _TOPS)), jitter(rng, pick(rng, _LEGS))
-    skin, hair = pick(rng, _SKIN), pick(rng, _HAIR)
-
-    def put(points: object, color: Color, kind: Kind = Kind.FACE, light: float = 1.0) -> None:
-        p = upright(np.asarray(points, np.float32) * k + np.array([x, 0.0], np.float32), z)
-        b.fill(p, tone(color, light), kind, size=9.0 if kind is Kind.FACE else 0.12)
-
-    b.flat()
-    for side, light in ((-1.0, 0.86), (1.0, 1.0)):
-        foot = side * (0.07 + stride)
-        put([[side * 0.01, 0.86], [side * 0.19, 0.86], [foot + side * 0.08, 0.05],
-             [foot - side * 0.06, 0.05]], legs, light=light)  # fmt: skip
-        put([[foot - 0.08, 0.0], [foot + 0.10, 0.0], [foot + 0.09, 0.09], [foot - 0.08, 0.09]],
-            (46, 40, 40))  # fmt: skip
-    coat = 0.62 if rng.random() < 0.3 else 0.82
-    put([[-0.20, coat], [0.20, coat], [0.18, 1.10], [0.25, 1.42], [0.12 + lean, 1.49],
-         [-0.12 + lean, 1.49], [-0.25, 1.42], [-0.18, 1.10]], top)  # fmt: skip
-    put([[0.02, coat], [0.20, coat], [0.18, 1.10], [0.25, 1.42], [0.10, 1.46]], top, Kind.DETAIL,
-        1.12)  # fmt: skip
-    swing = stride * 0.7
-    for side in (-1.0, 1.0):
-        hand = side * (0.27 + swing)
-        put([[side * 0.18, 1.44], [side * 0.27, 1.40], [hand + side * 0.05, 0.86],
-             [hand - side * 0.05, 0.84]], top, light=0.88)  # fmt: skip
-        put(disc(hand, 0.82, 0.055, 8), skin)
-    put([[-0.05, 1.44], [0.05, 1.44], [0.05, 1.56], [-0.05, 1.56]], tone(skin, 0.85))
-    put(disc(lean, 1.63, 0.125, 14), skin)
-    back = rng.random() < 0.5
-    crown = disc(lean, 1.65, 0.132, 14)
-    put(crown if back else crown[:8], hair, Kind.FACE)
-    if rng.random() < 0.3:  # a bag
-        put([[0.18, 0.72], [0.36, 0.72], [0.34, 0.98], [0.20, 0.98]], pick(rng, _TOPS))
-    elif back and rng.random() < 0.4:  # a rucksack
-        put([[-0.17, 0.98], [0.17, 0.98], [0.15, 1.40], [-0.15, 1.40]], pick(rng, _TOPS),
-            Kind.DETAIL)  # fmt: skip
-
-
-def person(
-    rng: np.random.Generator, light: Light, x: float, z: float,
-    velocity: tuple[float, float] = (0.0, 0.0),
-) -> Thing:  # fmt: skip
-    """One person."""
-    b = Builder(light)
-    add_person(b, rng)
-    return b.build("person", x, z, velocity=velocity)
-
-
-def crowd(rng: np.random.Generator, light: Light, x: float, z: float, count: int) -> Thing:
-    """Several persons close together, annotated as one group."""
-    b = Builder(light)
-    for i in range(count):
-        add_person(b, rng, x=(i - count / 2) * 0.55 + between(rng, -0.1, 0.1), z=0.3 - 0.1 * i)
-    return b.build("persongroup", x, z)
-
-
-def _along(points: object, angle: float) -> NDArray[np.float32]:
+def _along(points: Coordinates, angle: float) -> NDArray[np.float32]:
     """(..., 2) points of a side view as (..., 3), turned about the upright axis.
 
     At 0 the side view faces the camera, at pi / 2 it runs along the street.
@@ -108,23 +40,37 @@ def _wheel(b: Builder, u: float, radius: float, angle: float, width: float, spok
 
 def add_bicycle(b: Builder, rng: np.random.Generator, angle: float, u: float = 0.0) -> None:
     """A bicycle, its side view turned by `angle` and moved by `u` along itself."""
-    color = jitter(rng, pick(rng, _TOPS))
+    color = jitter(rng, pick(rng, TOPS))
+    along = np.array([u, 0.0])
     b.flat()
     for wheel in (-0.54, 0.54):
         _wheel(b, u + wheel, 0.36, angle, 0.065, 6)
-    crank, seat, head, rear, front = (-0.06, 0.32), (-0.2, 0.88), (0.4, 0.92), (-0.54, 0.36), (0.54, 0.36)
+    crank, seat, head, rear, front = (
+        (-0.06, 0.32),
+        (-0.2, 0.88),
+        (0.4, 0.92),
+        (-0.54, 0.36),
+        (0.54, 0.36),
+    )
     frame = [[rear, seat], [rear, crank], [crank, seat], [crank, head], [seat, head], [head, front]]
-    b.stroke(_along(np.asarray(frame) + [u, 0.0], angle), color, 0.075)
+    b.stroke(_along(np.asarray(frame) + along, angle), color, 0.075)
     bars = [[(0.4, 0.92), (0.36, 1.06)], [(0.36, 1.06), (0.5, 1.08)]]
-    b.stroke(_along(np.asarray(bars) + [u, 0.0], angle), (44, 44, 50), 0.06)
-    b.stroke(_along(np.asarray([[(-0.32, 0.92), (-0.08, 0.92)]]) + [u, 0.0], angle), (40, 32, 30), 0.09)
+    b.stroke(_along(np.asarray(bars) + along, angle), (44, 44, 50), 0.06)
+    b.stroke(
+        _along(np.asarray([[(-0.32, 0.92), (-0.08, 0.92)]]) + along, angle), (40, 32, 30), 0.09
+    )
     b.fill(_along(disc(u - 0.06, 0.32, 0.09, 8), angle), (70, 72, 78), size=0.1)
 
 
 def bicycle(
-    rng: np.random.Generator, light: Light, x: float, z: float, angle: float,
-    velocity: tuple[float, float] = (0.0, 0.0), count: int = 1,
-) -> Thing:  # fmt: skip
+    rng: np.random.Generator,
+    light: Light,
+    x: float,
+    z: float,
+    angle: float,
+    velocity: tuple[float, float] = (0.0, 0.0),
+    count: int = 1,
+) -> Thing:
     """A bicycle, or a rack of several annotated as a group."""
     b = Builder(light)
     for i in range(count):
@@ -134,18 +80,23 @@ def bicycle(
 
 
 def rider(
-    rng: np.random.Generator, light: Light, x: float, z: float, angle: float,
-    velocity: tuple[float, float] = (0.0, 0.0), motor: bool = False,
-) -> Thing:  # fmt: skip
+    rng: np.random.Generator,
+    light: Light,
+    x: float,
+    z: float,
+    angle: float,
+    velocity: tuple[float, float] = (0.0, 0.0),
+    motor: bool = False,
+) -> Thing:
     """Whoever rides a bicycle, or a motorcycle when `motor`, leaning over the bars."""
-    top, legs, skin = jitter(rng, pick(rng, _TOPS)), pick(rng, _LEGS), pick(rng, _SKIN)
+    top, legs, skin = jitter(rng, pick(rng, TOPS)), pick(rng, LEGS), pick(rng, SKIN)
     if motor:
         top, legs = tone(top, 0.7), (44, 46, 54)
     w = 0.17 + 0.08 * math.sin(abs(angle))  # seen from behind a back is broader
     seat, hip = (-0.18, 0.95) if not motor else (-0.12, 0.88)
     b = Builder(light)
 
-    def put(points: object, color: Color, kind: Kind = Kind.FACE) -> None:
+    def put(points: Coordinates, color: Color, kind: Kind = Kind.FACE) -> None:
         p = _along(points, angle)
         # limbs have width across the street too, or they would vanish seen edge-on
         b.fill(p, color, kind, size=9.0 if kind is Kind.FACE else 0.12)
@@ -160,9 +111,16 @@ def rider(
         b.stroke(shoe, (40, 36, 36), 0.10)
     chest = (0.12, 1.38)
     spine = _along([[seat, hip], [chest[0], chest[1]]], angle)
-    hull = np.stack((spine[0] + [-w, -0.05, 0], spine[0] + [w, -0.05, 0],
-                     spine[1] + [w * 1.1, 0.0, 0], spine[1] + [w * 0.6, 0.12, 0],
-                     spine[1] + [-w * 0.6, 0.12, 0], spine[1] + [-w * 1.1, 0.0, 0]))  # fmt: skip
+    hull = np.stack(
+        (
+            spine[0] + [-w, -0.05, 0],
+            spine[0] + [w, -0.05, 0],
+            spine[1] + [w * 1.1, 0.0, 0],
+            spine[1] + [w * 0.6, 0.12, 0],
+            spine[1] + [-w * 0.6, 0.12, 0],
+            spine[1] + [-w * 1.1, 0.0, 0],
+        )
+    )
     b.fill(hull, top, Kind.FACE)
     b.fill(hull[[1, 2, 3]] * 0.96 + hull.mean(axis=0) * 0.04, tone(top, 1.15), size=0.2)
     for side in (-1.0, 1.0):
@@ -171,19 +129,28 @@ def rider(
         b.stroke(arm, tone(top, 0.85), 0.11)
     put(disc(0.22, 1.62, 0.13 if not motor else 0.16, 14), skin if not motor else (40, 42, 48))
     helmet = disc(0.21, 1.65, 0.145 if not motor else 0.17, 14)
-    put(helmet[:8] if not motor else helmet, pick(rng, _HELMETS if rng.random() < 0.7 else _HAIR))
+    put(helmet[:8] if not motor else helmet, pick(rng, _HELMETS if rng.random() < 0.7 else HAIR))
     if motor:
-        b.fill(_along([[0.24, 1.58], [0.38, 1.58], [0.36, 1.70], [0.24, 1.70]], angle),
-               (30, 34, 42), size=0.1)  # fmt: skip
+        b.fill(
+            _along([[0.24, 1.58], [0.38, 1.58], [0.36, 1.70], [0.24, 1.70]], angle),
+            (30, 34, 42),
+            size=0.1,
+        )
     return b.build("rider", x, z, key=-0.05, velocity=velocity)
 
 
 def motorcycle(
-    rng: np.random.Generator, light: Light, x: float, z: float, angle: float,
+    rng: np.random.Generator,
+    light: Light,
+    x: float,
+    z: float,
+    angle: float,
     velocity: tuple[float, float] = (0.0, 0.0),
-) -> Thing:  # fmt: skip
+) -> Thing:
     """A motorcycle or scooter: heavy wheels, tank, seat, exhaust and lamp."""
-    color = jitter(rng, pick(rng, ((196, 40, 38), (38, 76, 150), (44, 46, 52), (226, 130, 40), (90, 130, 90))))
+    color = jitter(
+        rng, pick(rng, ((196, 40, 38), (38, 76, 150), (44, 46, 52), (226, 130, 40), (90, 130, 90)))
+    )
     b = Builder(light)
     for u in (-0.66, 0.68):
         _wheel(b, u, 0.33, angle, 0.17, 0)
@@ -191,20 +158,36 @@ def motorcycle(
     # bodies have width across the street, so that the rear view is not a line
     for dx in (0.14, -0.14):
         offset = np.array([dx, 0.0, 0.0], np.float32)
-        b.fill(_along([[-0.45, 0.36], [0.30, 0.34], [0.46, 0.72], [-0.30, 0.74]], angle) + offset,
-               (66, 68, 74), Kind.FACE)  # fmt: skip
-        b.fill(_along([[-0.10, 0.70], [0.44, 0.66], [0.50, 0.92], [0.30, 1.02], [-0.02, 0.92]],
-                      angle) + offset, tone(color, 1.0 if dx < 0 else 0.75), Kind.FACE)  # fmt: skip
-        b.fill(_along([[-0.92, 0.78], [-0.86, 0.92], [0.0, 0.90], [0.0, 0.74], [-0.60, 0.66]],
-                      angle) + offset, (42, 38, 40), Kind.FACE)  # fmt: skip
+        b.fill(
+            _along([[-0.45, 0.36], [0.30, 0.34], [0.46, 0.72], [-0.30, 0.74]], angle) + offset,
+            (66, 68, 74),
+            Kind.FACE,
+        )
+        b.fill(
+            _along([[-0.10, 0.70], [0.44, 0.66], [0.50, 0.92], [0.30, 1.02], [-0.02, 0.92]], angle)
+            + offset,
+            tone(color, 1.0 if dx < 0 else 0.75),
+            Kind.FACE,
+        )
+        b.fill(
+            _along([[-0.92, 0.78], [-0.86, 0.92], [0.0, 0.90], [0.0, 0.74], [-0.60, 0.66]], angle)
+            + offset,
+            (42, 38, 40),
+            Kind.FACE,
+        )
     b.stroke(_along([[0.68, 0.33], [0.44, 0.98], [0.34, 1.10]], angle), (158, 162, 168), 0.10)
     b.stroke(_along([[-0.2, 0.36], [-0.95, 0.44]], angle), (176, 180, 184), 0.12)
     bars = _along([[0.36, 1.10], [0.36, 1.10]], angle)
     bars[0, 0] -= 0.36
     bars[1, 0] += 0.36
     b.stroke(bars, (48, 50, 56), 0.07)
-    b.fill(_along(disc(-0.93, 0.82, 0.07, 8), angle), (220, 40, 36), Kind.FACE,
-           glow=light.night > 0.5)  # fmt: skip
-    b.fill(_along(disc(0.58, 0.90, 0.10, 10), angle), (250, 246, 226), Kind.FACE,
-           glow=light.night > 0.5)  # fmt: skip
+    b.fill(
+        _along(disc(-0.93, 0.82, 0.07, 8), angle), (220, 40, 36), Kind.FACE, glow=light.night > 0.5
+    )
+    b.fill(
+        _along(disc(0.58, 0.90, 0.10, 10), angle),
+        (250, 246, 226),
+        Kind.FACE,
+        glow=light.night > 0.5,
+    )
     return b.build("motorcycle", x, z, velocity=velocity)

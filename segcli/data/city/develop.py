@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import cv2
@@ -24,7 +25,8 @@ def depth_map(painter: Painter) -> NDArray[np.float32]:
     inverse = planes[:, 0].take(painter.ids) * u
     inverse += planes[:, 1].take(painter.ids) * v
     inverse += planes[:, 2].take(painter.ids)
-    return (1.0 / np.clip(inverse, 1e-5, 2.0)).astype(np.float32)
+    depth: Image = (1.0 / np.clip(inverse, 1e-5, 2.0)).astype(np.float32)
+    return depth
 
 
 class Lens(NamedTuple):
@@ -52,24 +54,29 @@ def _texture(painter: Painter, depth: Image, kinds: NDArray[np.uint8]) -> Image:
     """Grain, joints of stones and darkness near the ground, as a factor (H, W)."""
     camera, ids = painter.camera, painter.ids
     ray_u, ray_v = camera.rays()
-    x = ray_u[None] * depth
+    sin, cos = math.sin(camera.yaw), math.cos(camera.yaw)
+    x = (ray_u[None] * cos + sin) * depth + camera.position[0]
     y = ray_v[:, None] * depth + camera.position[1]
-    z = depth + camera.position[2]
-    x = x + camera.position[0] + depth * camera.yaw
+    z = (cos - ray_u[None] * sin) * depth + camera.position[2]
     x -= painter.road.center(z).astype(np.float32)
     ground = kinds == 1
     u = np.where(ground, x, x + z).astype(np.float32)
     v = np.where(ground, z, y).astype(np.float32)
     table = np.array(
-        [(s.material.grain, s.material.joint, s.material.joint_u, s.material.joint_v)
-         for s in painter.surfaces], np.float32,
-    )  # fmt: skip
+        [
+            (s.material.grain, s.material.joint, s.material.joint_u, s.material.joint_v)
+            for s in painter.surfaces
+        ],
+        np.float32,
+    )
     scale = camera.focal / depth  # pixels per metre
     fine = _noise(u * 24.0, v * 24.0) * np.clip(scale / 40.0, 0.15, 1.0)
     broad = _noise(u * 3.0, v * 3.0)
     factor: Image = 1.0 + table[:, 0].take(ids) * (0.75 * fine + 0.7 * broad)
     factor -= _joints(table, ids, u, v, scale)
-    occlusion = np.exp(-np.clip(y, 0.0, 8.0) / 0.55) * 0.26 + np.exp(-np.clip(y, 0.0, 30.0) / 3.5) * 0.08
+    occlusion = (
+        np.exp(-np.clip(y, 0.0, 8.0) / 0.55) * 0.26 + np.exp(-np.clip(y, 0.0, 30.0) / 3.5) * 0.08
+    )
     factor *= np.where(kinds == 2, 1.0 - occlusion, 1.0).astype(np.float32)
     factor[kinds == 0] = 1.0
     return factor
@@ -79,31 +86,36 @@ def _noise(u: Image, v: Image) -> Image:
     tile = noise_tile()
     n = float(tile.shape[0])
     out = cv2.remap(
-        tile, np.mod(u, n).astype(np.float32), np.mod(v, n).astype(np.float32),
-        cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP,
-    )  # fmt: skip
+        tile,
+        np.mod(u, n).astype(np.float32),
+        np.mod(v, n).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_WRAP,
+    )
     return np.asarray(out, np.float32)
 
 
-def _joints(
-    table: Image, ids: NDArray[np.int16], u: Image, v: Image, scale: Image
-) -> Image:
+def _joints(table: Image, ids: NDArray[np.int16], u: Image, v: Image, scale: Image) -> Image:
     """Dark lines between stones, fading where they are finer than a pixel; (H, W)."""
-    strength = table[:, 1].take(ids)
-    if not strength.any():
-        return strength
-    size_u, size_v = table[:, 2].take(ids), table[:, 3].take(ids)
-    row = v / size_v
-    column = u / size_u + 0.5 * np.mod(np.floor(row), 2.0)
-    across = np.abs(np.mod(column, 1.0) - 0.5) * 2.0  # 1 on the joint
-    along = np.abs(np.mod(row, 1.0) - 0.5) * 2.0
-    smallest = np.minimum(size_u, size_v)
-    blur = np.clip(2.4 / (scale * smallest), 0.06, 1.0)
-    line = np.maximum(np.clip((across - 1.0 + blur) / blur, 0.0, 1.0),
-                      np.clip((along - 1.0 + blur) / blur, 0.0, 1.0))  # fmt: skip
-    stones = np.sin(np.floor(column) * 12.9898 + np.floor(row) * 78.233) * 0.35
-    visible = np.clip(scale * smallest / 5.0 - 0.3, 0.0, 1.0)
-    joints: Image = (strength * visible * (line + stones * 0.5)).astype(np.float32)
+    joints = np.zeros(ids.shape, np.float32)
+    at = np.flatnonzero((table[:, 1] > 0.0).take(ids))
+    if not len(at):
+        return joints
+    surface = table.take(ids.ravel().take(at), axis=0)
+    size_u, size_v = surface[:, 2], surface[:, 3]
+    scale = scale.ravel().take(at)
+    row = v.ravel().take(at) / size_v
+    layer = np.floor(row)
+    column = u.ravel().take(at) / size_u + 0.5 * np.mod(layer, 2.0)
+    stone = np.floor(column)
+    across = np.abs(column - stone - 0.5) * 2.0  # 1 on the joint
+    along = np.abs(row - layer - 0.5) * 2.0
+    pixels = scale * np.minimum(size_u, size_v)  # per stone
+    blur = np.clip(2.4 / pixels, 0.06, 1.0)
+    line = np.clip((np.maximum(across, along) - 1.0 + blur) / blur, 0.0, 1.0)
+    tint = np.sin(stone * 12.9898 + layer * 78.233) * 0.18
+    visible = np.clip(pixels / 5.0 - 0.3, 0.0, 1.0)
+    joints.ravel()[at] = surface[:, 1] * visible * (line + tint)
     return joints
 
 

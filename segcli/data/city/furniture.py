@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import numpy as np
 
 from segcli.data.city.light import Color, Light, between, jitter, pick, tone
-from segcli.data.city.thing import Builder, Kind, Material, Part, Thing, box, disc, upright
+from segcli.data.city.plants import leaves_at
+from segcli.data.city.thing import Builder, Kind, Thing, box, disc, upright
 
 _METAL: tuple[Color, ...] = ((112, 118, 124), (74, 84, 82), (150, 152, 154), (58, 62, 70))
-_LEAVES: tuple[Color, ...] = (
-    (92, 142, 66), (72, 122, 62), (116, 150, 60), (60, 112, 78), (134, 146, 62), (186, 132, 52),
-    (88, 132, 92),
-)  # fmt: skip
-_LEAF = Material(grain=0.10)
 
 
 def _mast(b: Builder, width: float, height: float, color: Color, z: float = 0.0) -> None:
@@ -35,11 +28,15 @@ def street_lamp(
     color, height = pick(rng, _METAL), between(rng, 5.6, 7.5)
     b = Builder(light)
     _mast(b, 0.22, height, color)
-    arm = upright([[0.0, height - 0.1], [inwards * 0.5, height + 0.25], [inwards * 1.5, height + 0.3]])
+    arm = upright(
+        [[0.0, height - 0.1], [inwards * 0.5, height + 0.25], [inwards * 1.5, height + 0.3]]
+    )
     b.stroke(arm, color, 0.14)
     head = upright(box(-0.4, -0.1, 0.4, 0.12) + np.array([inwards * 1.6, height + 0.3], np.float32))
     b.fill(head, tone(color, 0.8), Kind.FACE)
-    bulb = upright(box(-0.3, -0.12, 0.3, -0.04) + np.array([inwards * 1.6, height + 0.3], np.float32))
+    bulb = upright(
+        box(-0.3, -0.12, 0.3, -0.04) + np.array([inwards * 1.6, height + 0.3], np.float32)
+    )
     lit = light.night > 0.5
     b.fill(bulb, (255, 238, 190), lit=not lit, size=0.3, glow=lit)
     return b.build("pole", x, z)
@@ -92,8 +89,10 @@ def sign(
     dark = sum(inner) > 480
     ink: Color = (38, 38, 44) if dark else (248, 248, 246)
     if shape == "board":
-        rows = [box(-r0 * radius, dy, radius * 0.7, dy + radius * 0.16)
-                for r0, dy in ((1.2, 0.16 * radius), (1.0, -0.28 * radius))]  # fmt: skip
+        rows = [
+            box(-r0 * radius, dy, radius * 0.7, dy + radius * 0.16)
+            for r0, dy in ((1.2, 0.16 * radius), (1.0, -0.28 * radius))
+        ]
         b.fill(upright(np.stack(rows) + up, -0.05), ink, size=radius * 0.2)
     elif rim == inner:
         b.fill(upright(box(-0.6, -0.14, 0.6, 0.14) * radius + up, -0.05), ink, size=radius * 0.3)
@@ -118,7 +117,9 @@ def traffic_light(
     if rng.random() < 0.5:
         plate = box(-wide * 1.35, -0.12, wide * 1.35, tall + 0.12) + up
         b.fill(upright(plate, -0.05), (236, 236, 230), Kind.FACE)
-        b.fill(upright((plate - plate.mean(0)) * 0.93 + plate.mean(0), -0.05), (34, 36, 40), size=0.5)
+        b.fill(
+            upright((plate - plate.mean(0)) * 0.93 + plate.mean(0), -0.05), (34, 36, 40), size=0.5
+        )
     b.fill(upright(box(-wide, 0.0, wide, tall) + up, -0.05), (40, 44, 46), Kind.FACE)
     lamps: tuple[Color, ...] = ((255, 58, 44), (255, 190, 48), (70, 240, 130))
     for i, color in enumerate(lamps):
@@ -128,100 +129,6 @@ def traffic_light(
         on = i == state
         b.fill(circle, color if on else tone(color, 0.24), lit=not on, size=0.2, glow=on)
     return b.build("traffic light", x, z, key=-0.05, shadow=False)
-
-
-def _leaves(
-    b: Builder, rng: np.random.Generator, middle: tuple[float, float, float],
-    spread: tuple[float, float, float], radius: float, count: int, color: Color,
-) -> None:  # fmt: skip
-    """Foliage in three layers: a dark body, lit clumps, and glints on the sunny side."""
-    light = b.light
-    for layer, (share, size, reach) in enumerate(((0.3, 1.0, 0.8), (0.4, 0.62, 1.0), (0.5, 0.36, 1.05))):
-        n = max(4, int(count * share))
-        t = rng.random((n, 3)) * 2.0 - 1.0
-        t /= np.maximum(np.linalg.norm(t, axis=1, keepdims=True), 1.0)
-        t[:, 2] = -np.abs(t[:, 2]) * 0.5
-        lit = (t @ np.asarray(light.sun)) * 0.5 + t[:, 1] * 0.25 + 0.32
-        lit = np.clip(lit + (layer - 1) * 0.16 + rng.normal(0.0, 0.08, n), -0.25, 1.0)
-        base = np.array([light.soft(color, 0.0), light.soft(tone(color, 1.12), 1.1)])
-        shade = base[0] * 0.72 + (base[1] - base[0] * 0.72) * np.clip(lit, 0.0, 1.0)[:, None]
-        centers = np.asarray(middle) + t * np.asarray(spread) * reach
-        radii = radius * size * (0.7 + 0.5 * rng.random(n))
-        order = np.argsort(lit)
-        kind = Kind.BLOB if layer < 2 else Kind.DOT
-        b.discs(centers[order], radii[order], shade[order], kind)
-
-
-def tree(rng: np.random.Generator, light: Light, x: float, z: float) -> Thing:
-    """A broad tree, a poplar or a conifer, trunk included."""
-    color = jitter(rng, pick(rng, _LEAVES), 12.0)
-    kind = rng.random()
-    b = Builder(light)
-    bark: Color = (104, 82, 64)
-    if kind < 0.16:
-        _conifer(b, rng, color)
-    else:
-        poplar = kind < 0.34
-        height = between(rng, 6.0, 8.5) if poplar else between(rng, 4.6, 7.0)
-        wide = between(rng, 0.9, 1.2) if poplar else between(rng, 1.5, 2.3)
-        stem = height * (0.22 if poplar else 0.36)
-        trunk = [[-0.19, 0.0], [0.19, 0.0], [0.12, stem + 0.8], [-0.12, stem + 0.8]]
-        b.fill(upright(trunk), bark, Kind.FACE)
-        b.fill(upright([[0.02, 0.0], [0.19, 0.0], [0.12, stem], [0.02, stem]]), tone(bark, 0.7), size=0.2)
-        for side in (-1.0, 1.0):
-            b.stroke(upright([[0.0, stem - 0.1], [side * wide * 0.4, stem + 0.9]]), bark, 0.13)
-        tall = (height - stem) / 2 + 0.2
-        _leaves(b, rng, (0.0, stem + tall, 0.0), (wide, tall, 1.0), wide * 0.42, 72, color)
-    return b.build("vegetation", x, z, material=_LEAF)
-
-
-def _conifer(b: Builder, rng: np.random.Generator, color: Color) -> None:
-    """Layered skirts of needles."""
-    green = tone(color, 0.72)
-    b.fill(upright(box(-0.16, 0.0, 0.16, 1.0)), (92, 70, 56), Kind.FACE)
-    tiers = 5
-    for i in range(tiers):
-        y, w = 0.7 + i * 1.15, 1.7 * (1.0 - i / (tiers + 0.6))
-        teeth = np.linspace(-w, w, 9)
-        hem = [[u, y + (0.22 if j % 2 else 0.0)] for j, u in enumerate(teeth)]
-        b.fill(upright([*hem, [0.12, y + 1.9], [-0.12, y + 1.9]]), tone(green, 0.82 + 0.07 * i), Kind.FACE)
-        b.fill(upright([[-w * 0.85, y + 0.2], [-0.1, y + 0.15], [-0.05, y + 1.7]]
-                       if b.light.sun[0] < 0 else
-                       [[w * 0.85, y + 0.2], [0.1, y + 0.15], [0.05, y + 1.7]]),
-               tone(green, 1.12 + 0.05 * i), size=0.5)  # fmt: skip
-
-
-def bush(rng: np.random.Generator, light: Light, x: float, z: float) -> Thing:
-    """A bush, now and then in blossom."""
-    color = jitter(rng, pick(rng, _LEAVES), 12.0)
-    b = Builder(light)
-    wide, tall = between(rng, 0.7, 1.4), between(rng, 0.5, 0.8)
-    _leaves(b, rng, (0.0, tall, 0.0), (wide, tall, 0.6), 0.34, 40, color)
-    if rng.random() < 0.4:
-        n = 14
-        t = rng.random((n, 2)) * 2.0 - 1.0
-        spots = upright(np.stack((t[:, 0] * wide, tall + t[:, 1] * tall), axis=1), -0.3)
-        bloom = light.soft(pick(rng, ((240, 120, 150), (250, 230, 120), (244, 240, 250))), 0.9)
-        b.discs(spots, np.full(n, 0.09), np.tile(bloom, (n, 1)), Kind.DOT)
-    return b.build("vegetation", x, z, material=_LEAF)
-
-
-def hedge(
-    rng: np.random.Generator, light: Light, x: float, z: float, length: float, height: float
-) -> Thing:
-    """A clipped hedge along the street, its face at `x`."""
-    color = jitter(rng, pick(rng, _LEAVES[:5]), 10.0)
-    inner = math.copysign(0.9, x)
-    b = Builder(light, (inner / 2, height / 2, length / 2))
-    b.face([[0, 0, 0], [0, 0, length], [0, height, length], [0, height, 0]], tone(color, 0.95))
-    b.face([[0, 0, 0], [inner, 0, 0], [inner, height, 0], [0, height, 0]], color)
-    b.face([[0, height, 0], [inner, height, 0], [inner, height, length], [0, height, length]], tone(color, 1.1))
-    b.flat()
-    n = int(12 * length)
-    at = np.stack((np.full(n, -0.02 * inner), rng.random(n) * height, rng.random(n) * length), axis=1)
-    lit = 0.45 + 0.5 * at[:, 1:2] / height + rng.normal(0.0, 0.12, (n, 1))
-    b.discs(at, 0.10 + 0.10 * rng.random(n), np.asarray(light.soft(color)) * (0.55 + 0.5 * lit), Kind.BLOB)
-    return b.build("vegetation", x, z, key=length * 0.5, planar=True, material=_LEAF)
 
 
 def clutter(rng: np.random.Generator, light: Light, x: float, z: float) -> Thing:
@@ -238,15 +145,15 @@ def clutter(rng: np.random.Generator, light: Light, x: float, z: float) -> Thing
         for u in (-0.75, 0.65):
             b.fill(upright(box(u, 0.0, u + 0.1, 0.9)), (52, 54, 58), Kind.FACE)
     elif what == 2:  # tub
-        b.fill(upright([[-0.35, 0.0], [0.35, 0.0], [0.42, 0.55], [-0.42, 0.55]]), (176, 110, 80), Kind.FACE)
-        _leaves(b, rng, (0.0, 0.75, 0.0), (0.42, 0.25, 0.2), 0.2, 24, (96, 140, 70))
+        b.fill(
+            upright([[-0.35, 0.0], [0.35, 0.0], [0.42, 0.55], [-0.42, 0.55]]),
+            (176, 110, 80),
+            Kind.FACE,
+        )
+        leaves_at(b, rng, (0.0, 0.75, 0.0), (0.42, 0.25, 0.2), 0.2, 24, (96, 140, 70))
     else:  # suitcase
         b.fill(upright(box(-0.25, 0.06, 0.25, 0.72)), jitter(rng, (70, 90, 140), 40.0), Kind.FACE)
-        b.stroke(upright([[-0.12, 0.7], [-0.12, 1.0], [0.12, 1.0], [0.12, 0.7]]), (60, 60, 66), 0.04)
+        b.stroke(
+            upright([[-0.12, 0.7], [-0.12, 1.0], [0.12, 1.0], [0.12, 0.7]]), (60, 60, 66), 0.04
+        )
     return b.build("dynamic" if what == 3 else "static", x, z)
-
-
-def resized(part: Part, factor: float) -> Part:
-    """A part of discs with its radii scaled."""
-    sizes = None if part.sizes is None else part.sizes * np.float32(factor)
-    return replace(part, size=part.size * factor, sizes=sizes)

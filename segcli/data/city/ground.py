@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.data.city.camera import NEAR, Camera, Floats
-from segcli.data.city.light import Color, mix, tone
-from segcli.data.city.paint import Painter
-from segcli.data.city.thing import Material, Thing
+from segcli.data.city.light import Color, Light, mix, tone
+from segcli.data.city.paint import Painter, Placed
+from segcli.data.city.thing import Material
 
 _SHIFT = 4
 _SOIL = Material(0.10)
@@ -71,40 +71,53 @@ def draw_sky(painter: Painter, seed: int) -> None:
     h, w = camera.height, camera.width
     painter.add_surface((0.0, 0.0, 1e-5), 0, Material(0.0))
     painter.ids[:] = 0
-    ray_u, ray_v = camera.rays()
+    # clouds are soft: a quarter of the pixels or fewer will do
+    coarse = 1 if w < 200 else max(2, round(w / 400))
+    ray_u, ray_v = (r[::coarse] for r in camera.rays())
     rise = np.clip(ray_v, 0.0, None)[:, None]
     t = (1.0 - np.exp(-rise * 3.4))[..., None]
     sky = np.asarray(light.horizon, np.float32) * (1 - t) + np.asarray(light.zenith, np.float32) * t
-    sky = np.repeat(sky.astype(np.float32), w, axis=1)
+    sky = np.repeat(sky.astype(np.float32), len(ray_u), axis=1)
     direction = ray_u + camera.yaw
+    _clouds(sky, light, direction, rise, seed)
+    if light.sun[2] > 0.15:
+        su, sv = light.sun[0] / light.sun[2], light.sun[1] / light.sun[2]
+        away = (direction[None] - su) ** 2 + (ray_v[:, None] - sv) ** 2
+        glow = np.exp(-away * 5.0)[..., None] * np.asarray((120.0, 96.0, 56.0), np.float32)
+        sky += glow * (sum(light.sun_color) / 1.6)
+    small = np.clip(sky, 0, 255).astype(np.uint8)
+    painter.picture[:] = cv2.resize(small, (w, h), interpolation=cv2.INTER_LINEAR)
+    painter.annotate("sky", 0, (0, 0, w, h))
+
+
+def _clouds(
+    sky: NDArray[np.float32], light: Light, direction: Floats, rise: Floats, seed: int
+) -> None:
+    """Blend clouds into `sky` (h, w, 3), given the slopes of columns (w,) and rows (h, 1)."""
     tile = noise_tile(256, 7 + seed % 13)
     far = 1.0 / (rise + 0.09)
-    map_u = np.broadcast_to(direction[None] * 22.0 * far**0.55 + seed % 251, (h, w))
-    map_v = np.broadcast_to(far * 16.0 + seed % 239, (h, w))
+    shape = sky.shape[:2]
+    map_u = np.broadcast_to(direction[None] * 22.0 * far**0.55 + seed % 251, shape)
+    map_v = np.broadcast_to(far * 16.0 + seed % 239, shape)
     cloud = _sample(tile, map_u, map_v) * 0.75 + _sample(tile, map_u * 3.1, map_v * 3.1) * 0.25
     edge = 1.3 - 2.2 * light.cloudiness
     alpha = np.clip((cloud - edge) / 1.1, 0.0, 1.0) * np.clip(rise * 9.0, 0.0, 1.0) * 0.85
     body = np.asarray(light.cloud, np.float32)
     under = body * 0.82 + np.asarray(light.zenith, np.float32) * 0.12
     lit = np.clip((cloud - edge) / 2.0, 0.0, 1.0)[..., None]
-    puff = under * lit + body * (1.0 - lit)
-    sky += (puff - sky) * alpha[..., None]
-    if light.sun[2] > 0.15:
-        su, sv = light.sun[0] / light.sun[2], light.sun[1] / light.sun[2]
-        away = (direction[None] - su) ** 2 + (ray_v[:, None] - sv) ** 2
-        glow = np.exp(-away * 5.0)[..., None] * np.asarray((120.0, 96.0, 56.0), np.float32)
-        sky += glow * (sum(light.sun_color) / 1.6)
-    painter.picture[:] = np.clip(sky, 0, 255).astype(np.uint8)
-    painter.annotate("sky", 0, (0, 0, w, h))
+    sky += (under * lit + body * (1.0 - lit) - sky) * alpha[..., None]
 
 
 def _sample(tile: NDArray[np.float32], u: Floats, v: Floats) -> NDArray[np.float32]:
     """`tile` at wrapped coordinates."""
     n = float(tile.shape[0])
     out = cv2.remap(
-        tile, np.mod(u, n).astype(np.float32), np.mod(v, n).astype(np.float32),
-        cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP,
-    )  # fmt: skip
+        tile,
+        np.mod(u, n).astype(np.float32),
+        np.mod(v, n).astype(np.float32),
+        cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_WRAP,
+    )
     return np.asarray(out, np.float32)
 
 
@@ -130,7 +143,7 @@ def _outline(camera: Camera, painter: Painter, strip: Strip) -> NDArray[np.int32
     return np.rint(camera.to_pixels(view) * (1 << _SHIFT)).astype(np.int32)
 
 
-def draw_ground(painter: Painter, ground: Ground, things: list[Thing], time: float) -> None:
+def draw_ground(painter: Painter, ground: Ground, placed: list[Placed]) -> None:
     """Strips, paint on the road, and the shadows that fall on both."""
     camera, light = painter.camera, painter.light
     plane = _ground_plane(camera)
@@ -148,7 +161,7 @@ def draw_ground(painter: Painter, ground: Ground, things: list[Thing], time: flo
         if (painter.ids[top:] == number).any():
             painter.annotate(strip.label, number, (0, top, w, h))
     _draw_markings(painter, ground)
-    draw_shadows(painter, things, time, top)
+    draw_shadows(painter, placed, top)
 
 
 def _draw_markings(painter: Painter, ground: Ground) -> None:
@@ -169,7 +182,7 @@ def _draw_markings(painter: Painter, ground: Ground) -> None:
         cv2.fillPoly(painter.picture, [fixed], color, cv2.LINE_AA, _SHIFT)
 
 
-def draw_shadows(painter: Painter, things: list[Thing], time: float, top: int) -> None:
+def draw_shadows(painter: Painter, placed: list[Placed], top: int) -> None:
     """Cast shadows and the darkness of contact, multiplied onto rows from `top` down."""
     camera, light = painter.camera, painter.light
     h, w = camera.height, camera.width
@@ -178,12 +191,11 @@ def draw_shadows(painter: Painter, things: list[Thing], time: float, top: int) -
     cast = np.zeros((h, w), np.uint8)
     touch = np.zeros((h, w), np.uint8)
     slope = np.array([light.sun[0], light.sun[2]]) / max(light.sun[1], 0.25)
-    for thing in things:
-        world = painter.world(thing, time)
-        if not thing.shadow or world[:, 2].max() < camera.position[2] + 1.0:
+    for thing, world, view, _ in placed:
+        if not thing.shadow or float(view[:, 2].max()) < 1.0 or float(view[:, 2].min()) > 70.0:
             continue
         flat = world.copy()
-        flat[:, [0, 2]] -= np.minimum(world[:, 1:2], 9.0) * slope
+        flat[:, [0, 2]] -= np.minimum(world[:, 1:2], 6.0) * slope
         flat[:, 1] = 0.0
         _shade_hull(cast, camera, flat)
         feet = world[world[:, 1] < 0.45]
@@ -195,7 +207,7 @@ def draw_shadows(painter: Painter, things: list[Thing], time: float, top: int) -
     cast_f = cv2.GaussianBlur(cast[top:], (blur, blur), 0).astype(np.float32) / 255.0
     touch_f = cv2.GaussianBlur(touch[top:], (blur, blur), 0).astype(np.float32) / 255.0
     depth = sum(light.sun_color) / (sum(light.sun_color) + sum(light.ambient))
-    dark = np.maximum(cast_f * depth * 0.92, touch_f * 0.55)[..., None]
+    dark = np.maximum(cast_f * depth * 0.85, touch_f * 0.55)[..., None]
     tint = np.asarray(tone((1.0, 0.96, 0.86), 1.0), np.float32)
     rows = painter.picture[top:].astype(np.float32)
     ground = (painter.ids[top:] > 0)[..., None]

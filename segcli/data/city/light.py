@@ -77,15 +77,15 @@ class Light:
 _TIMES: tuple[
     tuple[str, tuple[float, float], Color, Color, Color, Color, Color, float, float], ...
 ] = (
-    ("noon", (48, 62), (0.56, 0.53, 0.47), (0.56, 0.59, 0.66),
+    ("noon", (48, 62), (0.60, 0.57, 0.50), (0.64, 0.66, 0.72),
      (72, 138, 212), (206, 226, 240), (255, 255, 255), 0.0045, 0.0),
-    ("morning", (26, 36), (0.62, 0.52, 0.38), (0.54, 0.58, 0.68),
+    ("morning", (26, 36), (0.68, 0.57, 0.42), (0.64, 0.66, 0.74),
      (112, 166, 220), (250, 230, 206), (255, 244, 232), 0.0085, 0.0),
-    ("golden", (22, 30), (0.78, 0.54, 0.28), (0.50, 0.49, 0.60),
+    ("golden", (22, 30), (0.86, 0.62, 0.36), (0.62, 0.58, 0.66),
      (98, 132, 196), (255, 208, 150), (255, 222, 190), 0.0065, 0.0),
-    ("overcast", (50, 65), (0.16, 0.16, 0.15), (0.76, 0.79, 0.83),
+    ("overcast", (50, 65), (0.18, 0.18, 0.17), (0.86, 0.88, 0.91),
      (166, 178, 192), (218, 223, 226), (236, 239, 242), 0.0100, 0.0),
-    ("dusk", (22, 28), (0.22, 0.14, 0.12), (0.50, 0.48, 0.64),
+    ("dusk", (22, 28), (0.26, 0.16, 0.14), (0.58, 0.54, 0.70),
      (66, 78, 142), (250, 170, 140), (240, 168, 160), 0.0075, 1.0),
 )  # fmt: skip
 _TIME_WEIGHTS = (0.34, 0.56, 0.76, 0.90, 1.0)
@@ -106,7 +106,14 @@ def draw_light(rng: np.random.Generator) -> Light:
     )
     gain = between(rng, 0.93, 1.07)
     return Light(
-        name, sun, tone(sun_color, gain), tone(ambient, gain), jitter(rng, zenith, 10.0),
-        jitter(rng, horizon, 8.0), cloud, between(rng, 0.25, 0.75),
-        haze * between(rng, 0.7, 1.4), night,
-    )  # fmt: skip
+        name,
+        sun,
+        tone(sun_color, gain),
+        tone(ambient, gain),
+        jitter(rng, zenith, 10.0),
+        jitter(rng, horizon, 8.0),
+        cloud,
+        between(rng, 0.25, 0.75),
+        haze * between(rng, 0.7, 1.4),
+        night,
+    )

@@ -33,6 +33,15 @@ class Surface(NamedTuple):
     item: int  # index into the list of annotated objects
 
 
+class Placed(NamedTuple):
+    """A thing at one moment, seen by the camera."""
+
+    thing: Thing
+    world: Floats  # (M, 3) metres
+    view: Floats  # (M, 3) metres
+    pixels: Floats  # (M, 2)
+
+
 class Annotated(NamedTuple):
     """One object of the annotation, with the outline that was painted."""
 
@@ -53,9 +62,12 @@ class Painter:
         self.items: list[Annotated] = []
 
     def add_surface(
-        self, plane: tuple[float, float, float], kind: int, material: Material = PLAIN,
+        self,
+        plane: tuple[float, float, float],
+        kind: int,
+        material: Material = PLAIN,
         velocity: tuple[float, float] = (0.0, 0.0),
-    ) -> int:  # fmt: skip
+    ) -> int:
         """Register a surface of the object that is annotated next; its number."""
         self.surfaces.append(Surface(plane, material, kind, velocity, len(self.items)))
         return len(self.surfaces) - 1
@@ -67,36 +79,34 @@ class Painter:
         polygons = outlines(mask, (x0, y0))
         self.items.append(Annotated(label, polygons))
 
-    def world(self, thing: Thing, time: float) -> Floats:
-        """The thing's points in the world, (M, 3), `time` frames after the start."""
-        points = thing.points.astype(np.float64)
-        points[:, 0] += thing.x + thing.velocity[0] * time
-        points[:, 2] += thing.z + thing.velocity[1] * time
-        points[:, 0] += self.road.center(points[:, 2])
-        return points
+    def place(self, things: list[Thing], time: float) -> list[Placed]:
+        """All things `time` frames after the start, projected in one go."""
+        if not things:
+            return []
+        lengths = [len(t.points) for t in things]
+        anchors = [(t.x + t.velocity[0] * time, 0.0, t.z + t.velocity[1] * time) for t in things]
+        world = np.concatenate([t.points for t in things]).astype(np.float64)
+        world += np.repeat(np.array(anchors), lengths, axis=0)
+        world[:, 0] += self.road.center(world[:, 2])
+        view = self.camera.to_view(world)
+        pixels = self.camera.to_pixels(view)
+        ends = np.cumsum(lengths)
+        cuts = [slice(int(e) - n, int(e)) for e, n in zip(ends, lengths, strict=True)]
+        return [Placed(t, world[c], view[c], pixels[c]) for t, c in zip(things, cuts, strict=True)]
 
-    def draw(self, thing: Thing, time: float) -> None:
+    def draw(self, placed: Placed, time: float) -> None:
         """Paint one thing and annotate it; things behind or beside the camera are skipped."""
-        camera = self.camera
-        world = self.world(thing, time)
-        view = camera.to_view(world)
-        if view[:, 2].max() < NEAR or (not thing.planar and view[:, 2].min() < 2.0):
+        thing, view, pixels = placed.thing, placed.view, placed.pixels
+        nearest = float(view[:, 2].min())
+        if nearest < 2.0 and (not thing.planar or view[:, 2].max() < NEAR):
             return
-        pixels = camera.to_pixels(view)
-        seen = view[:, 2] >= NEAR
-        low = np.floor(pixels[seen].min(axis=0)) - 2
-        high = np.ceil(pixels[seen].max(axis=0)) + 3
-        reach = camera.focal / max(float(view[:, 2].min()), NEAR)
-        swell = max((float(p.sizes.max()) * reach for p in thing.parts if p.sizes is not None),
-                    default=2.0)  # fmt: skip
-        x0, y0 = (int(v) for v in np.maximum(low - swell, 0))
-        x1, y1 = (int(v) for v in np.minimum(high + swell, (camera.width, camera.height)))
-        if not seen.all():
-            x0, y0, x1, y1 = 0, 0, camera.width, camera.height
+        x0, y0, x1, y1 = self._window(placed, nearest)
         if x1 - x0 < 2 or y1 - y0 < 2:
             return
-        depth = float(np.median(view[:, 2]))
-        first = self.add_surface((0.0, 0.0, 1.0 / max(depth, NEAR)), 2, thing.material, thing.velocity)
+        depth = float(view[:, 2].mean())
+        first = self.add_surface(
+            (0.0, 0.0, 1.0 / max(depth, NEAR)), 2, thing.material, thing.velocity
+        )
         fixed = np.rint(pixels * _ONE).astype(np.int32)
         faces = self._facing(thing, time)
         for part in thing.parts:
@@ -105,6 +115,31 @@ class Painter:
         if (self.ids[y0:y1, x0:x1] >= first).any():
             self.annotate(thing.label, first, (x0, y0, x1, y1))
             self._extras(thing, fixed, view)
+
+    def _window(self, placed: Placed, nearest: float) -> tuple[int, int, int, int]:
+        """The part of the picture that a thing may touch: x0, y0, x1, y1."""
+        camera, pixels = self.camera, placed.pixels
+        if nearest < NEAR:
+            behind = placed.view[:, 2] < NEAR
+            ahead = pixels[~behind, 0]
+            if (ahead < 0).all() or (ahead > camera.width).all():
+                side = placed.view[:, 0] * camera.focal
+                limit = 0.5 * camera.width * np.maximum(placed.view[:, 2], 0.0)
+                if (side < -limit).all() or (side > limit).all():
+                    return 0, 0, 0, 0
+            return 0, 0, camera.width, camera.height
+        reach = camera.focal / nearest
+        swell = max(
+            (float(p.sizes.max()) * reach for p in placed.thing.parts if p.sizes is not None),
+            default=2.0,
+        )
+        (u0, v0), (u1, v1) = pixels.min(axis=0) - swell, pixels.max(axis=0) + swell
+        return (
+            max(0, int(u0) - 2),
+            max(0, int(v0) - 2),
+            min(camera.width, int(u1) + 3),
+            min(camera.height, int(v1) + 3),
+        )
 
     def _extras(self, thing: Thing, fixed: NDArray[np.int32], view: Floats) -> None:
         for label, start, stop in thing.extras:
@@ -133,7 +168,9 @@ class Painter:
         if part.kind in (Kind.BLOB, Kind.DOT):
             self._discs(part, z, fixed[rows], first)
             return
-        if nearest < NEAR and not (thing.planar and part.kind in (Kind.FACE, Kind.MASK, Kind.DETAIL)):
+        if nearest < NEAR and not (
+            thing.planar and part.kind in (Kind.FACE, Kind.MASK, Kind.DETAIL)
+        ):
             return
         if part.kind not in (Kind.FACE, Kind.MASK, Kind.LINE):
             scale = self.camera.focal / max(nearest, NEAR)
@@ -145,7 +182,7 @@ class Painter:
             number = self.add_surface(plane, 2, thing.material, thing.velocity)
         if part.kind in (Kind.LINE, Kind.STROKE):
             polygons = list(fixed[rows].reshape(part.count, part.corners, 2))
-            self._lines(part, polygons, float(np.median(z)), number)
+            self._lines(part, polygons, float(z.mean()), number)
             return
         if nearest < NEAR:
             shapes = view[rows].reshape(part.count, part.corners, 3)
@@ -162,13 +199,13 @@ class Painter:
             cv2.fillPoly(self.picture, polygons, color, cv2.LINE_AA, _SHIFT)
             if part.glow or self.glows:
                 self.glows = self.glows or part.glow
-                cv2.fillPoly(self.glow, polygons, color if part.glow else (0, 0, 0), cv2.LINE_8, _SHIFT)
+                cv2.fillPoly(
+                    self.glow, polygons, color if part.glow else (0, 0, 0), cv2.LINE_8, _SHIFT
+                )
         if part.kind is not Kind.DETAIL:
             cv2.fillPoly(self.ids, polygons, (number,), cv2.LINE_8, _SHIFT)
 
-    def _lines(
-        self, part: Part, lines: list[NDArray[np.int32]], depth: float, number: int
-    ) -> None:
+    def _lines(self, part: Part, lines: list[NDArray[np.int32]], depth: float, number: int) -> None:
         wide = max(1, round(part.size * self.camera.focal / max(depth, NEAR)))
         cv2.polylines(self.picture, lines, False, _bytes(part.color), wide, cv2.LINE_AA, _SHIFT)
         if part.kind is Kind.LINE:
@@ -176,9 +213,7 @@ class Painter:
             if self.glows:
                 cv2.polylines(self.glow, lines, False, (0, 0, 0), wide, cv2.LINE_8, _SHIFT)
 
-    def _discs(
-        self, part: Part, z: Floats, middles: NDArray[np.int32], number: int
-    ) -> None:
+    def _discs(self, part: Part, z: Floats, middles: NDArray[np.int32], number: int) -> None:
         if part.colors is None or part.sizes is None:
             return
         scale = self.camera.focal / np.maximum(z, NEAR)
@@ -220,5 +255,7 @@ def outlines(mask: NDArray[np.uint8], offset: tuple[int, int], slack: float = 0.
 def _bytes(color: tuple[float, float, float]) -> tuple[int, int, int]:
     r, g, b = color
     return (
-        min(255, max(0, round(r))), min(255, max(0, round(g))), min(255, max(0, round(b))),
-    )  # fmt: skip
+        min(255, max(0, round(r))),
+        min(255, max(0, round(g))),
+        min(255, max(0, round(b))),
+    )

@@ -46,17 +46,19 @@ class Frame:
     def polygons(self) -> dict[str, Any]:
         """The content of a `_gtFine_polygons.json`."""
         return {
-            "imgHeight": self.image.shape[0], "imgWidth": self.image.shape[1],
+            "imgHeight": self.image.shape[0],
+            "imgWidth": self.image.shape[1],
             "objects": self.objects,
-        }  # fmt: skip
+        }
 
     def coarse_polygons(self) -> dict[str, Any]:
         """The content of a `_gtCoarse_polygons.json`: cautious outlines, void in between."""
         labels = [o["label"] for o in self.objects]
         return {
-            "imgHeight": self.image.shape[0], "imgWidth": self.image.shape[1],
+            "imgHeight": self.image.shape[0],
+            "imgWidth": self.image.shape[1],
             "objects": coarse_objects(self.items, labels),
-        }  # fmt: skip
+        }
 
 
 def scene_camera(scene: Scene, size: Size, step: float) -> Camera:
@@ -71,19 +73,19 @@ def scene_camera(scene: Scene, size: Size, step: float) -> Camera:
     )
 
 
-def render_scene(
-    scene: Scene, size: Size, rng: np.random.Generator, step: float = 0.0
-) -> Frame:
+def render_scene(scene: Scene, size: Size, rng: np.random.Generator, step: float = 0.0) -> Frame:
     """Render `scene` after `step` frames; `rng` draws only lens and noise."""
     camera = scene_camera(scene, size, step)
     painter = Painter(camera, scene.road, scene.light)
     draw_sky(painter, scene.sky_seed)
-    ahead = [t for t in scene.things if t.z + t.velocity[1] * step < camera.position[2] + FAR + 30.0]
+    farthest = camera.position[2] + FAR + 30.0
+    ahead = [t for t in scene.things if t.z + t.velocity[1] * step < farthest]
     if step:
         ahead.sort(key=lambda t: -(t.z + t.velocity[1] * step + t.key))
-    draw_ground(painter, scene.ground, ahead, step)
-    for thing in ahead:
-        painter.draw(thing, step)
+    placed = painter.place(ahead, step)
+    draw_ground(painter, scene.ground, placed)
+    for each in placed:
+        painter.draw(each, step)
     if scene.hood:
         _draw_hood(painter)
     image = develop(painter, Lens(scene.exposure, scene.softness, scene.noise), rng)
@@ -106,7 +108,9 @@ def _draw_hood(painter: Painter) -> None:
     line = np.rint(shine * 16).astype(np.int32)
     wide = max(1, round(h * 0.008))
     r, g, b = painter.light.horizon
-    cv2.polylines(painter.picture, [line], False, (r * 0.7, g * 0.7, b * 0.72), wide, cv2.LINE_AA, 4)
+    cv2.polylines(
+        painter.picture, [line], False, (r * 0.7, g * 0.7, b * 0.72), wide, cv2.LINE_AA, 4
+    )
     painter.annotate("ego vehicle", number, (0, 0, w, h))
 
 
@@ -161,7 +165,9 @@ def optical_flow(before: Frame, after: Camera) -> NDArray[np.float32]:
     world = np.stack((cos * x + sin * depth, y, -sin * x + cos * depth), axis=-1)
     world += np.asarray(camera.position)
     z = world[..., 2] + before.motion[..., 1]
-    world[..., 0] += before.road.center(z) - before.road.center(world[..., 2]) + before.motion[..., 0]
+    world[..., 0] += (
+        before.road.center(z) - before.road.center(world[..., 2]) + before.motion[..., 0]
+    )
     world[..., 2] = z
     u, v = np.meshgrid(np.arange(camera.width), np.arange(camera.height))
     return (after.project(world) - np.stack((u, v), axis=-1)).astype(np.float32)

@@ -8,36 +8,18 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from segcli.data.city import furniture as fur
-from segcli.data.city import streetside
+from segcli.data.city import plants, streetside
 from segcli.data.city.camera import Road
-from segcli.data.city.cyclists import bicycle, crowd, motorcycle, person, rider
-from segcli.data.city.ground import Ground, Marking, Strip
-from segcli.data.city.light import Light, between, draw_light, jitter, pick
-from segcli.data.city.thing import Material, Thing
-from segcli.data.city.vehicles import car, coach, truck
+from segcli.data.city.cyclists import bicycle, motorcycle, rider
+from segcli.data.city.ground import Ground
+from segcli.data.city.heavy import coach, truck
+from segcli.data.city.light import Light, between, draw_light, pick
+from segcli.data.city.paving import Layout, pave
+from segcli.data.city.people import crowd, person
+from segcli.data.city.thing import Thing
+from segcli.data.city.vehicles import car
 
-FAR = 150.0  # metres; the street ends in haze there
-
-
-@dataclass
-class Layout:
-    """Measures of the street, metres from its centre line."""
-
-    lane: float
-    parking: float  # width of the parking lane on each side, 0 for none
-    verge: float  # grass between kerb and sidewalk, 0 for none
-    sidewalk: float
-    tram: bool
-
-    @property
-    def road(self) -> float:
-        """Half the width of the road, parking lanes included."""
-        return self.lane * (1.45 if self.tram else 1.0) + self.parking
-
-    @property
-    def front(self) -> float:
-        """Where the lots begin."""
-        return self.road + self.verge + self.sidewalk
+FAR = 120.0  # metres; the street ends in haze there
 
 
 @dataclass
@@ -67,24 +49,33 @@ def draw_scene(rng: np.random.Generator, *, drive: float = 0.0) -> Scene:
     light = draw_light(rng)
     tram = rng.random() < 0.55
     layout = Layout(
-        lane=between(rng, 3.2, 3.9), parking=2.2 if rng.random() < 0.6 else 0.0,
-        verge=between(rng, 1.2, 2.0) if rng.random() < 0.45 else 0.0,
-        sidewalk=between(rng, 2.4, 3.8), tram=tram,
-    )  # fmt: skip
+        lane=between(rng, 3.2, 3.9),
+        parking=2.2 if rng.random() < 0.55 else 0.0,
+        verge=between(rng, 1.3, 2.4) if rng.random() < 0.5 else 0.0,
+        sidewalk=between(rng, 2.6, 4.0),
+        tram=tram,
+    )
     bend = between(rng, -7.0, 7.0) if rng.random() < 0.6 else 0.0
     road = Road(bend, between(rng, 48.0, 70.0), between(rng, 0.0, 2.0 * math.pi))
     scene = Scene(
-        light, road, layout,
-        camera_x=layout.lane * between(rng, 0.35, 0.55), camera_y=between(rng, 1.7, 2.3),
-        yaw=between(rng, -0.05, 0.05), horizon=between(rng, 0.40, 0.48),
-        hood=rng.random() < 0.18, border=rng.random() < 0.1, sky_seed=int(rng.integers(1 << 16)),
-        exposure=between(rng, 1.0, 1.1), softness=between(rng, 0.25, 0.55),
+        light,
+        road,
+        layout,
+        camera_x=layout.lane * between(rng, 0.35, 0.55),
+        camera_y=between(rng, 1.7, 2.3),
+        yaw=between(rng, -0.05, 0.05),
+        horizon=between(rng, 0.40, 0.48),
+        hood=rng.random() < 0.18,
+        border=rng.random() < 0.1,
+        sky_seed=int(rng.integers(1 << 16)),
+        exposure=between(rng, 1.0, 1.1),
+        softness=between(rng, 0.25, 0.55),
         noise=between(rng, 1.0, 2.6),
-    )  # fmt: skip
+    )
     length = FAR + drive
-    _pave(scene, rng, length)
+    pave(layout, scene.ground, rng, length)
     for side in (-1.0, 1.0):
-        streetside.lots(scene.things, scene.ground, rng, light, layout.front, side, length)
+        streetside.lots(scene.things, scene.ground, rng, light, layout.front, side, length, drive)
         _kerbside(scene, rng, side, 70.0 + drive)
         _parked(scene, rng, side, 75.0 + drive)
     _traffic(scene, rng, drive)
@@ -93,74 +84,6 @@ def draw_scene(rng: np.random.Generator, *, drive: float = 0.0) -> Scene:
         scene.things.append(streetside.bridge(light, layout.front, between(rng, 45.0, 70.0)))
     scene.things.sort(key=lambda t: -(t.z + t.key))
     return scene
-
-
-def _pave(scene: Scene, rng: np.random.Generator, length: float) -> None:
-    """Grass below everything, then sidewalks, verges, the road and its paint."""
-    m, g = scene.layout, scene.ground
-    grass = jitter(rng, (124, 150, 84), 14.0)
-    paving = jitter(rng, pick(rng, ((178, 172, 164), (190, 176, 160), (164, 166, 170), (186, 162, 146))), 8.0)
-    slab = pick(rng, (Material(0.05, 0.22, 0.8, 0.8), Material(0.05, 0.2, 0.5, 0.25), Material(0.06, 0.2, 1.2, 0.6)))
-    asphalt = jitter(rng, pick(rng, ((98, 98, 104), (88, 90, 96), (112, 110, 110))), 5.0)
-    stones = rng.random() < 0.14
-    surface = Material(0.07, 0.26, 0.28, 0.2) if stones else Material(0.075)
-    g.strips.append(Strip("terrain", -90.0, 90.0, 0.0, length + 60.0, grass, Material(0.16)))
-    for s in (-1.0, 1.0):
-        a, b = sorted((s * (m.road + m.verge), s * (m.front + 0.6)))
-        g.strips.append(Strip("sidewalk", a, b, 0.0, length, paving, slab))
-        if m.verge:
-            a, b = sorted((s * m.road, s * (m.road + m.verge)))
-            g.strips.append(Strip("terrain", a, b, 0.0, length, grass, Material(0.16)))
-        kerb = jitter(rng, (206, 202, 196), 6.0)
-        edge = s * (m.road + 0.1)
-        a, b = sorted((edge - 0.12, edge + 0.16))
-        g.strips.append(Strip("sidewalk", a, b, 0.0, length, kerb, Material(0.04, 0.2, 4.0, 1.2)))
-    g.strips.append(Strip("road", -m.road, m.road, 0.0, length, asphalt, surface))
-    if m.parking and rng.random() < 0.2:
-        s = pick(rng, (-1.0, 1.0))
-        a, b = sorted((s * (m.road - m.parking), s * m.road))
-        tint = jitter(rng, (150, 140, 132), 8.0)
-        g.strips.append(Strip("parking", a, b, 0.0, length, tint, Material(0.06, 0.2, 0.3, 0.3)))
-    _markings(scene, rng, length)
-
-
-def _bar(x0: float, x1: float, z0: float, z1: float) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    n = max(2, int((z1 - z0) / 3.0) + 1)
-    z = np.linspace(z0, z1, n)
-    left = np.stack((np.full(n, x0), z), axis=1)
-    right = np.stack((np.full(n, x1), z[::-1]), axis=1)
-    return np.concatenate((left, right)).astype(np.float32)
-
-
-def _markings(scene: Scene, rng: np.random.Generator, length: float) -> None:
-    """Repairs, tracks, dashes, edge lines and a crossing."""
-    m, marks = scene.layout, scene.ground.markings
-    white = (236, 236, 230) if rng.random() < 0.85 else (240, 204, 96)
-    for _ in range(5):
-        x, z = between(rng, -m.road, m.road - 1.5), between(rng, 5.0, 40.0)
-        shade = pick(rng, ((80, 80, 86), (122, 122, 124)))
-        marks.append(Marking(_bar(x, x + between(rng, 0.6, 1.5), z, z + between(rng, 1.5, 5.0)), shade, 0.6))
-    for x in (-m.lane / 2 - 0.75, -m.lane / 2 + 0.75, m.lane / 2 - 0.75, m.lane / 2 + 0.75):
-        marks.append(Marking(_bar(x - 0.22, x + 0.22, 2.0, 120.0), (84, 84, 90), 0.35))
-    if m.tram:
-        if rng.random() < 0.3:
-            scene.ground.strips.append(
-                Strip("rail track", -3.3, 0.0, 0.0, length, (136, 124, 114), Material(0.12, 0.25, 4.0, 0.7)))
-        for x in (-2.37, -0.93):
-            marks.append(Marking(_bar(x - 0.1, x + 0.1, 2.0, 150.0), (70, 68, 70)))
-            marks.append(Marking(_bar(x - 0.045, x + 0.045, 2.0, 150.0), (190, 194, 200)))
-    else:
-        for z in np.arange(3.0, length * 0.6, 7.5):
-            marks.append(Marking(_bar(-0.09, 0.09, float(z), float(z) + 3.6), white, 0.9))
-    if m.parking:
-        for s in (-1.0, 1.0):
-            x = s * (m.road - m.parking)
-            marks.append(Marking(_bar(x - 0.06, x + 0.06, 2.0, 100.0), white, 0.8))
-    if rng.random() < 0.45:
-        z = between(rng, 9.0, 18.0)
-        for x in np.arange(-m.road + 0.3, m.road - 0.4, 1.0):
-            marks.append(Marking(_bar(float(x), float(x) + 0.5, z, z + 3.0), (240, 240, 236), 0.92))
-        marks.append(Marking(_bar(0.2, m.lane, z - 1.6, z - 1.2), white, 0.9))
 
 
 def _kerbside(scene: Scene, rng: np.random.Generator, side: float, reach: float) -> None:
@@ -186,11 +109,22 @@ def _kerbside(scene: Scene, rng: np.random.Generator, side: float, reach: float)
             add(fur.post(rng, light, x, z, 3.4))
             add(fur.traffic_light(rng, light, x, z, between(rng, 2.3, 2.6), int(rng.integers(3))))
         elif what == "tree":
-            add(fur.tree(rng, light, x + side * between(rng, 0.1, 0.6), z))
+            add(
+                plants.tree(
+                    rng,
+                    light,
+                    x + side * between(rng, 0.1, 0.6),
+                    z,
+                    plants.detail(z - reach + 70.0),
+                )
+            )
         elif what == "bikes":
-            angle = between(rng, -0.5, 0.5)
-            count = 3 if rng.random() < 0.2 else 1
-            add(bicycle(rng, light, x + side * 0.7, z, angle, count=count))
+            angle, kind = between(rng, -0.5, 0.5), rng.random()
+            if kind < 0.3:
+                add(motorcycle(rng, light, x + side * 0.9, z, angle))
+            else:
+                count = 3 if kind > 0.8 else 1
+                add(bicycle(rng, light, x + side * 0.7, z, angle, count=count))
         else:
             add(fur.clutter(rng, light, x + side * 0.3, z))
         z += between(rng, 3.0, 6.5)
@@ -245,12 +179,25 @@ def _traffic(scene: Scene, rng: np.random.Generator, drive: float) -> None:
             z += between(rng, 18.0, 30.0)
     right = m.lane / 2
     if rng.random() < 0.72:
-        vehicle(pick(rng, ("bus", "truck", "car", "car", "bus", "truck")), right, between(rng, 13.0, 26.0), False)
-    x = right + m.lane * 0.30
-    if rng.random() < 0.6:
-        _two_wheeler(scene, rng, x, between(rng, 7.5, 11.5), 0.3 if moving else 0.0, rng.random() < 0.5)
-    if rng.random() < 0.6:
-        _two_wheeler(scene, rng, -m.lane * 0.08, between(rng, 8.0, 12.0), 0.0, rng.random() < 0.5)
+        vehicle(
+            pick(rng, ("bus", "truck", "car", "car", "bus", "truck")),
+            right,
+            between(rng, 13.0, 26.0),
+            False,
+        )
+    x = right + m.lane * between(rng, 0.1, 0.5)
+    if rng.random() < 0.72:
+        near, speed = between(rng, 7.5, 11.0), 0.3 if moving else 0.0
+        _two_wheeler(scene, rng, x, near, speed, rng.random() < 0.55)
+    if rng.random() < 0.66:
+        _two_wheeler(
+            scene,
+            rng,
+            m.lane * between(rng, -0.35, 0.3),
+            between(rng, 8.0, 13.0),
+            0.0,
+            rng.random() < 0.55,
+        )
 
 
 def _two_wheeler(
@@ -258,8 +205,6 @@ def _two_wheeler(
 ) -> None:
     """A bicycle or motorcycle with its rider, seen at a slant."""
     angle = between(rng, 0.35, 1.15) * pick(rng, (-1.0, 1.0))
-    if abs(angle) < 0.0:
-        angle = 0.4
     make = motorcycle if motor else bicycle
     scene.things.append(make(rng, scene.light, x, z, angle, velocity=(0.0, speed)))
     scene.things.append(rider(rng, scene.light, x, z, angle, (0.0, speed), motor=motor))

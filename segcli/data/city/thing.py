@@ -12,14 +12,18 @@ A `Builder` collects parts; the painter draws them in order. Part kinds:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from segcli.data.city.camera import newell
 from segcli.data.city.light import Color, Light
+
+Coordinates = Sequence[Any] | NDArray[Any]  # nested numbers, as numpy takes them
 
 
 class Kind(IntEnum):
@@ -107,7 +111,7 @@ class Builder:
             return self.light.soft(color)
         return self.light.shade(color, self._normal)
 
-    def face(self, points: ArrayLike, color: Color, *, lit: bool = True) -> None:
+    def face(self, points: Coordinates, color: Color, *, lit: bool = True) -> None:
         """A polygon (k, 3). With a `center`, it is hidden when seen from behind."""
         p = np.asarray(points, np.float32)
         self._face, self._normal = -1, None
@@ -130,9 +134,15 @@ class Builder:
         self._face, self._normal = -1, None
 
     def fill(
-        self, points: ArrayLike, color: Color, kind: Kind = Kind.DETAIL, *,
-        lit: bool = True, size: float | None = None, glow: bool = False,
-    ) -> None:  # fmt: skip
+        self,
+        points: Coordinates,
+        color: Color,
+        kind: Kind = Kind.DETAIL,
+        *,
+        lit: bool = True,
+        size: float | None = None,
+        glow: bool = False,
+    ) -> None:
         """Polygons (n, k, 3) or (k, 3) on the current face; those of one call must not overlap."""
         p = np.asarray(points, np.float32)
         p = p[None] if p.ndim == 2 else p
@@ -141,12 +151,10 @@ class Builder:
             size = float(np.sort(extent)[1]) if kind is Kind.DETAIL else 9.0
         start = self._append(p.reshape(-1, 3))
         shade = self._lit(color) if lit else color
-        self._parts.append(
-            Part(kind, start, p.shape[0], p.shape[1], shade, self._face, size, glow)
-        )
+        self._parts.append(Part(kind, start, p.shape[0], p.shape[1], shade, self._face, size, glow))
 
     def stroke(
-        self, points: ArrayLike, color: Color, width: float, kind: Kind = Kind.LINE
+        self, points: Coordinates, color: Color, width: float, kind: Kind = Kind.LINE
     ) -> None:
         """Open lines (n, k, 3) or (k, 3), `width` metres thick."""
         p = np.asarray(points, np.float32)
@@ -156,41 +164,64 @@ class Builder:
         self._parts.append(part)
 
     def discs(
-        self, centers: ArrayLike, radii: ArrayLike, colors: ArrayLike, kind: Kind = Kind.BLOB
+        self, centers: Coordinates, radii: Coordinates, colors: Coordinates, kind: Kind = Kind.BLOB
     ) -> None:
         """Discs that face the camera: (n, 3) middles, (n,) radii, (n, 3) lit colours."""
         c = np.asarray(centers, np.float32)
         r = np.asarray(radii, np.float32)
         start = self._append(c)
         self._parts.append(
-            Part(kind, start, len(c), 1, (0.0, 0.0, 0.0), -1, 2.0 * float(r.mean()),
-                 colors=np.asarray(colors, np.float32), sizes=r)
-        )  # fmt: skip
+            Part(
+                kind,
+                start,
+                len(c),
+                1,
+                (0.0, 0.0, 0.0),
+                -1,
+                2.0 * float(r.mean()),
+                colors=np.asarray(colors, np.float32),
+                sizes=r,
+            )
+        )
 
-    def extra(self, label: str, points: ArrayLike) -> None:
+    def extra(self, label: str, points: Coordinates) -> None:
         """A polygon (k, 3) annotated by itself after this thing, such as a licence plate."""
         p = np.asarray(points, np.float32)
         start = self._append(p)
         self._extras.append((label, start, start + len(p)))
 
     def build(
-        self, label: str, x: float, z: float, *, key: float = 0.0,
-        velocity: tuple[float, float] = (0.0, 0.0), planar: bool = False,
-        material: Material = PLAIN, shadow: bool = True,
-    ) -> Thing:  # fmt: skip
+        self,
+        label: str,
+        x: float,
+        z: float,
+        *,
+        key: float = 0.0,
+        velocity: tuple[float, float] = (0.0, 0.0),
+        planar: bool = False,
+        material: Material = PLAIN,
+        shadow: bool = True,
+    ) -> Thing:
         """The finished thing, standing at (x, 0, z) of the street."""
         empty = np.zeros((0, 3), np.float32)
         return Thing(
-            label, x, z,
+            label,
+            x,
+            z,
             np.concatenate(self._points) if self._points else empty,
             self._parts,
             np.stack(self._centers) if self._centers else empty,
             np.stack(self._normals) if self._normals else empty,
-            key, velocity, planar, material, shadow, self._extras,
-        )  # fmt: skip
+            key,
+            velocity,
+            planar,
+            material,
+            shadow,
+            self._extras,
+        )
 
 
-def upright(points: ArrayLike, z: float = 0.0) -> NDArray[np.float32]:
+def upright(points: Coordinates, z: float = 0.0) -> NDArray[np.float32]:
     """(..., 2) x and y of a board that faces the camera, as (..., 3) points."""
     p = np.asarray(points, np.float32)
     return np.concatenate((p, np.full((*p.shape[:-1], 1), z, np.float32)), axis=-1)

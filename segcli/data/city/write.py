@@ -1,9 +1,9 @@
 """Writes the demo city to disk in the layout of Cityscapes, over several processes.
 
-    leftImg8bit/<split>/<city>/<city>_<seq>_<frame>_leftImg8bit.png
-    gtFine/<split>/<city>/<city>_<seq>_<frame>_gtFine_polygons.json      train, val
-    gtCoarse/<split>/<city>/<city>_<seq>_<frame>_gtCoarse_polygons.json  train, train_extra
-    drives/<name>/frame_0000.png ... and motion.json
+leftImg8bit/<split>/<city>/<city>_<seq>_<frame>_leftImg8bit.png
+gtFine/<split>/<city>/<city>_<seq>_<frame>_gtFine_polygons.json      train, val
+gtCoarse/<split>/<city>/<city>_<seq>_<frame>_gtCoarse_polygons.json  train, train_extra
+drives/<name>/frame_0000.png ... and motion.json
 """
 
 from __future__ import annotations
@@ -67,10 +67,16 @@ class _Job:
 
 
 def generate_city(
-    root: Path, *, size: Size, counts: Mapping[str, int], seed: int = 0, drives: int = 1,
-    drive_frames: int = 60, workers: int | None = None,
+    root: Path,
+    *,
+    size: Size,
+    counts: Mapping[str, int],
+    seed: int = 0,
+    drives: int = 1,
+    drive_frames: int = 60,
+    workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> CitySummary:  # fmt: skip
+) -> CitySummary:
     """Write a whole demo city below `root`: the same bytes for the same arguments.
 
     Args:
@@ -212,13 +218,24 @@ def _write_motion(root: Path, size: Size, seed: int, drive: int, frames: int) ->
     scene = drive_scene(seed, drive, frames)
     cameras = [scene_camera(scene, size, float(step)) for step in range(frames)]
     path = [
-        {"frame": f"frame_{i:04d}.png", "position": [round(v, 5) for v in c.position],
-         "yaw": round(c.yaw, 6)} for i, c in enumerate(cameras)
-    ]  # fmt: skip
-    write_json(folder / "motion.json", {
-        "format": 1, "unit": "metres", "metres_per_frame": DRIVE_SPEED,
-        "frames_per_second": DRIVE_RATE, "size": list(size),
-        "focal": round(cameras[0].focal, 4), "principal_point":
-        [round(cameras[0].u0, 4), round(cameras[0].v0, 4)], "frames": path,
-    })  # fmt: skip
+        {
+            "frame": f"frame_{i:04d}.png",
+            "position": [round(v, 5) for v in c.position],
+            "yaw": round(c.yaw, 6),
+        }
+        for i, c in enumerate(cameras)
+    ]
+    write_json(
+        folder / "motion.json",
+        {
+            "format": 1,
+            "unit": "metres",
+            "metres_per_frame": DRIVE_SPEED,
+            "frames_per_second": DRIVE_RATE,
+            "size": list(size),
+            "focal": round(cameras[0].focal, 4),
+            "principal_point": [round(cameras[0].u0, 4), round(cameras[0].v0, 4)],
+            "frames": path,
+        },
+    )
     return folder
