@@ -9,17 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor
 
-from segcli.errors import ConfigError, SegcliError
+from segcli.errors import ConfigError
 from segcli.models.build import DECODERS, ENCODERS, build_model, parameter_groups
-from segcli.models.fpn import FPN
+from segcli.models.depthwise import StridedDepthwise, StridedDepthwiseConv2d
+from segcli.models.fpn import FPN, conv_of_sum
 from segcli.models.segmenter import Segmenter, TrainingOutput
-from segcli.models.weights import load_imagenet
 
 CLASSES = 5
-WEIGHTS = Path(__file__).resolve().parents[1] / "../shared/weights/mobilenet_v2_imagenet.pth"
 VARIANTS = [("unet", "plain"), ("unet", "residual"), ("fpn", "plain")]
 TIMM = ["timm:resnet10t", "timm:convnext_atto"]
 
@@ -70,9 +68,7 @@ def test_gradients_reach_every_parameter(model: Segmenter) -> None:
 
 
 @pytest.mark.parametrize("size", [(33, 47), (64, 97)], ids=str)
-def test_eval_keeps_the_size_and_is_deterministic(
-    model: Segmenter, size: tuple[int, int]
-) -> None:
+def test_eval_keeps_the_size_and_is_deterministic(model: Segmenter, size: tuple[int, int]) -> None:
     model.eval()
     images = pictures(*size)
     with torch.inference_mode():
@@ -192,7 +188,7 @@ def test_fpn_adds_from_the_top_down_and_merges_as_published() -> None:
         p2 = fpn.laterals["p2"](c[0]) + F.interpolate(p3, scale_factor=2)
         total = torch.zeros(2, 7, 32, 48)
         for name, x, ups in (("p2", p2, 0), ("p3", p3, 1), ("p4", p4, 2), ("p5", p5, 3)):
-            blocks = fpn.branches[name].blocks
+            blocks = fpn.branches[name].blocks if ups else [fpn.branch_p2]
             assert len(blocks) == max(ups, 1)
             for i in range(max(ups, 1)):
                 x = blocks[i](x)
@@ -201,6 +197,58 @@ def test_fpn_adds_from_the_top_down_and_merges_as_published() -> None:
             total += x
         expected = fpn.classifier(total)
         torch.testing.assert_close(fpn(c).logits, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_conv_of_sum_is_the_convolution_of_the_sum(kernel: int) -> None:
+    """Values and gradients, in float64, so that only the mathematics can differ."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(6, 5, kernel, padding=kernel // 2, dtype=torch.float64)
+    lateral = torch.nn.Conv2d(3, 6, 1, dtype=torch.float64)
+    fine = torch.randn(2, 3, 8, 12, dtype=torch.float64, requires_grad=True)
+    coarse = torch.randn(2, 6, 4, 6, dtype=torch.float64, requires_grad=True)
+    inputs = (fine, coarse, *conv.parameters(), *lateral.parameters())
+    plain = conv(lateral(fine) + F.interpolate(coarse, scale_factor=2))
+    split = conv_of_sum(conv, lateral=lateral, fine=fine, coarse=coarse)
+    torch.testing.assert_close(split, plain)
+    weights = torch.randn_like(plain)
+    expected = torch.autograd.grad((plain * weights).sum(), inputs)
+    torch.testing.assert_close(torch.autograd.grad((split * weights).sum(), inputs), expected)
+
+
+def test_fpn_trains_alike_with_and_without_the_split() -> None:
+    torch.manual_seed(0)
+    fpn = FPN((4, 6, 8, 10), CLASSES, width=12, head_width=7, dropout=0.0).train()
+    c = [torch.randn(2, n, 32 >> i, 48 >> i) for i, n in enumerate((4, 6, 8, 10))]
+    assert fpn.splits_p2
+    split = fpn(c)
+    fpn.splits_p2 = False
+    plain = fpn(c)
+    torch.testing.assert_close(split.logits, plain.logits, atol=1e-5, rtol=1e-4)
+    for name, logits in plain.auxiliary.items():
+        torch.testing.assert_close(split.auxiliary[name], logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("size", [(8, 8), (7, 10)], ids=str)
+def test_strided_depthwise_has_the_gradients_of_the_plain_one(
+    kernel: int, size: tuple[int, int]
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 4, *size, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(4, 1, kernel, kernel, dtype=torch.float64, requires_grad=True)
+    plain = F.conv2d(x, weight, stride=2, padding=kernel // 2, groups=4)
+    fast = StridedDepthwise.apply(x, weight)
+    assert torch.equal(fast, plain)
+    up = torch.randn_like(plain)
+    expected = torch.autograd.grad(plain, (x, weight), up)
+    torch.testing.assert_close(torch.autograd.grad(fast, (x, weight), up), expected)
+
+
+def test_mobilenets_have_their_strided_depthwise_layers_swapped() -> None:
+    for name, count in (("mobilenet_v2", 4), ("mobilenet_v3_large", 4)):
+        layers = [m for m in small(name).modules() if isinstance(m, StridedDepthwiseConv2d)]
+        assert len(layers) == count
 
 
 def test_fpn_dropout_drops_the_same_channels_on_both_paths() -> None:
@@ -302,109 +350,3 @@ def test_timm_networks_that_cannot_serve(name: str, message: str) -> None:
     pytest.importorskip("timm")
     with pytest.raises(ConfigError, match=message):
         small(f"timm:{name}")
-
-
-# --- pretrained weights ---------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def state() -> dict[str, Tensor]:
-    """Weights as torchvision writes them, of a small network."""
-    from torchvision.models import mobilenet_v2
-
-    torch.manual_seed(7)
-    return mobilenet_v2(width_mult=0.25).state_dict()
-
-
-def load(path: Path) -> Segmenter:
-    return small("mobilenet_v2", encoder_weights=path, width_mult=0.25)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_weights_from_a_file(state: dict[str, Tensor], tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"weights{suffix}"
-    other = {k: v[:3].clone() if k.startswith("classifier") else v for k, v in state.items()}
-    (save_file if suffix == ".safetensors" else torch.save)(other, path)
-    first = next(load(path).encoder.parameters())
-    assert torch.equal(first, state["features.0.0.weight"])
-
-
-def test_old_weights_without_batch_counts(state: dict[str, Tensor], tmp_path: Path) -> None:
-    old = {k: v for k, v in state.items() if not k.endswith("num_batches_tracked")}
-    torch.save(old, tmp_path / "old.pth")
-    load(tmp_path / "old.pth")
-
-
-def _without(state: dict[str, Tensor]) -> object:
-    return {k: v for k, v in state.items() if k != "features.2.conv.0.0.weight"}
-
-
-def _reshaped(state: dict[str, Tensor]) -> object:
-    return {**state, "features.0.0.weight": torch.zeros(32, 3, 3, 3)}
-
-
-def _with_nan(state: dict[str, Tensor]) -> object:
-    return {**state, "features.0.1.bias": state["features.0.1.bias"] * float("nan")}
-
-
-def _with_more(state: dict[str, Tensor]) -> object:
-    return {**state, "features.19.weight": torch.zeros(1)}
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (_without, "features.2.conv.0.0.weight is missing"),
-        (_reshaped, "features.0.0.weight is (32, 3, 3, 3), expected (8, 3, 3, 3)"),
-        (_with_nan, "features.0.1.bias is not finite"),
-        (_with_more, "features.19.weight is unknown"),
-        (lambda state: [1, 2], "expected one tensor per key"),
-        (lambda state: {"state_dict": dict(state)}, "expected one tensor per key"),
-    ],
-)
-def test_weights_that_do_not_fit(
-    state: dict[str, Tensor], tmp_path: Path, change: object, message: str
-) -> None:
-    path = tmp_path / "weights.pth"
-    torch.save(change(state), path)  # type: ignore[operator]
-    with pytest.raises(ConfigError) as caught:
-        load(path)
-    assert message in str(caught.value)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("content", [b"", b"no weights at all", b"PK\x03\x04 cut short"])
-def test_damaged_weights(tmp_path: Path, suffix: str, content: bytes) -> None:
-    path = tmp_path / f"weights{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(ConfigError, match="cannot read encoder weights") as caught:
-        load(path)
-    assert str(path) in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_missing_weights(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such encoder weights"):
-        load(tmp_path / "absent.pth")
-
-
-def test_imagenet_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.models import mobilenet_v2
-    from torchvision.models._api import WeightsEnum
-
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("Name or service not known")
-
-    monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
-    with pytest.raises(SegcliError, match="give a local file as encoder weights"):
-        load_imagenet(mobilenet_v2(), "mobilenet_v2")
-
-
-def test_imagenet_file_of_the_workshop() -> None:
-    if not WEIGHTS.is_file():
-        pytest.skip(f"no {WEIGHTS.name} in ../shared/weights")
-    expected = torch.load(WEIGHTS, weights_only=True)["features.18.0.weight"]
-    model = small("mobilenet_v2", encoder_weights=WEIGHTS)
-    assert torch.equal(model.encoder.stages[-1][-1][0].weight, expected)

@@ -21,6 +21,7 @@ import torchvision
 from torch import Tensor, nn
 
 from segcli.errors import ConfigError
+from segcli.models.depthwise import speed_up_depthwise
 from segcli.models.weights import load_file, load_imagenet
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -104,6 +105,7 @@ def mobilenet(name: str, weights: Weights = None, width_mult: float = 1.0) -> En
     if not width_mult > 0:
         raise ConfigError(f"width_mult must be above 0, not {width_mult}")
     network = _torchvision_network(name, weights, width_mult=width_mult)
+    speed_up_depthwise(network)
     blocks = list(network.features)
     bounds = (0, *_MOBILENET_CUTS[name], len(blocks))
     stages = [nn.Sequential(*blocks[start:stop]) for start, stop in pairwise(bounds)]
