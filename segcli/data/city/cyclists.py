@@ -96,11 +96,6 @@ def rider(
     seat, hip = (-0.18, 0.95) if not motor else (-0.12, 0.88)
     b = Builder(light)
 
-    def put(points: Coordinates, color: Color, kind: Kind = Kind.FACE) -> None:
-        p = _along(points, angle)
-        # limbs have width across the street too, or they would vanish seen edge-on
-        b.fill(p, color, kind, size=9.0 if kind is Kind.FACE else 0.12)
-
     foot = (0.0 if not motor else 0.1, 0.26)
     for dx, shade in ((0.13, 0.8), (-0.13, 1.0)):
         leg = _along([[seat, hip], [seat + 0.3, hip - 0.22], [foot[0], foot[1]]], angle)
@@ -127,16 +122,21 @@ def rider(
         arm = _along([[chest[0], chest[1] - 0.02], [0.28, 1.14], [0.44, 1.06]], angle)
         arm[:, 0] += side * w
         b.stroke(arm, tone(top, 0.85), 0.11)
-    put(disc(0.22, 1.62, 0.13 if not motor else 0.16, 14), skin if not motor else (40, 42, 48))
-    helmet = disc(0.21, 1.65, 0.145 if not motor else 0.17, 14)
-    put(helmet[:8] if not motor else helmet, pick(rng, _HELMETS if rng.random() < 0.7 else HAIR))
-    if motor:
-        b.fill(
-            _along([[0.24, 1.58], [0.38, 1.58], [0.36, 1.70], [0.24, 1.70]], angle),
-            (30, 34, 42),
-            size=0.1,
-        )
+    _helmet(b, rng, angle, skin, motor)
     return b.build("rider", x, z, key=-0.05, velocity=velocity)
+
+
+def _helmet(b: Builder, rng: np.random.Generator, angle: float, skin: Color, motor: bool) -> None:
+    """A rider's head: face and helmet or hair, or a full helmet with its visor."""
+    cover = pick(rng, _HELMETS if rng.random() < 0.7 else HAIR)
+    if not motor:
+        b.fill(_along(disc(0.22, 1.62, 0.13, 14), angle), skin, Kind.FACE)
+        b.fill(_along(disc(0.21, 1.65, 0.145, 14)[:8], angle), cover, Kind.FACE)
+        return
+    b.fill(_along(disc(0.22, 1.62, 0.16, 14), angle), (40, 42, 48), Kind.FACE)
+    b.fill(_along(disc(0.21, 1.65, 0.17, 14), angle), cover, Kind.FACE)
+    visor = [[0.24, 1.58], [0.38, 1.58], [0.36, 1.70], [0.24, 1.70]]
+    b.fill(_along(visor, angle), (30, 34, 42), size=0.1)
 
 
 def motorcycle(
@@ -155,26 +155,7 @@ def motorcycle(
     for u in (-0.66, 0.68):
         _wheel(b, u, 0.33, angle, 0.17, 0)
         b.fill(_along(disc(u, 0.33, 0.12, 10), angle), (150, 154, 160), Kind.FACE)
-    # bodies have width across the street, so that the rear view is not a line
-    for dx in (0.14, -0.14):
-        offset = np.array([dx, 0.0, 0.0], np.float32)
-        b.fill(
-            _along([[-0.45, 0.36], [0.30, 0.34], [0.46, 0.72], [-0.30, 0.74]], angle) + offset,
-            (66, 68, 74),
-            Kind.FACE,
-        )
-        b.fill(
-            _along([[-0.10, 0.70], [0.44, 0.66], [0.50, 0.92], [0.30, 1.02], [-0.02, 0.92]], angle)
-            + offset,
-            tone(color, 1.0 if dx < 0 else 0.75),
-            Kind.FACE,
-        )
-        b.fill(
-            _along([[-0.92, 0.78], [-0.86, 0.92], [0.0, 0.90], [0.0, 0.74], [-0.60, 0.66]], angle)
-            + offset,
-            (42, 38, 40),
-            Kind.FACE,
-        )
+    _motor_body(b, angle, color)
     b.stroke(_along([[0.68, 0.33], [0.44, 0.98], [0.34, 1.10]], angle), (158, 162, 168), 0.10)
     b.stroke(_along([[-0.2, 0.36], [-0.95, 0.44]], angle), (176, 180, 184), 0.12)
     bars = _along([[0.36, 1.10], [0.36, 1.10]], angle)
@@ -191,3 +172,15 @@ def motorcycle(
         glow=light.night > 0.5,
     )
     return b.build("motorcycle", x, z, velocity=velocity)
+
+
+def _motor_body(b: Builder, angle: float, color: Color) -> None:
+    """Engine, tank and seat, with width across the street so that the rear view is no line."""
+    engine = [[-0.45, 0.36], [0.30, 0.34], [0.46, 0.72], [-0.30, 0.74]]
+    tank = [[-0.10, 0.70], [0.44, 0.66], [0.50, 0.92], [0.30, 1.02], [-0.02, 0.92]]
+    seat = [[-0.92, 0.78], [-0.86, 0.92], [0.0, 0.90], [0.0, 0.74], [-0.60, 0.66]]
+    for dx, paint in ((0.14, tone(color, 0.75)), (-0.14, color)):
+        offset = np.array([dx, 0.0, 0.0], np.float32)
+        b.fill(_along(engine, angle) + offset, (66, 68, 74), Kind.FACE)
+        b.fill(_along(tank, angle) + offset, paint, Kind.FACE)
+        b.fill(_along(seat, angle) + offset, (42, 38, 40), Kind.FACE)

@@ -140,7 +140,10 @@ def _parked(scene: Scene, rng: np.random.Generator, side: float, reach: float) -
         roll = rng.random()
         oncoming = side < 0
         if roll < 0.50:
-            scene.things.append(car(rng, light, x, z, oncoming=oncoming, plate=rng.random() < 0.4))
+            parked = car(rng, light, x, z, oncoming=oncoming, plate=rng.random() < 0.4)
+            if z > reach - 25.0 and rng.random() < 0.4:
+                parked.label = "cargroup"  # a far row that nobody would take apart
+            scene.things.append(parked)
             z += 6.2
         elif roll < 0.60:
             scene.things.append(truck(rng, light, x, z, oncoming=oncoming))
@@ -187,8 +190,8 @@ def _traffic(scene: Scene, rng: np.random.Generator, drive: float) -> None:
         )
     x = right + m.lane * between(rng, 0.1, 0.5)
     if rng.random() < 0.72:
-        near, speed = between(rng, 7.5, 11.0), 0.3 if moving else 0.0
-        _two_wheeler(scene, rng, x, near, speed, rng.random() < 0.55)
+        near, speed = between(rng, 7.5, 11.0), 0.45 if moving else 0.0
+        _two_wheeler(scene, rng, x, near, speed, rng.random() < 0.48)
     if rng.random() < 0.66:
         _two_wheeler(
             scene,

@@ -119,8 +119,8 @@ def _horizon(
         if k % 3 == 2:
             block = house(rng, light, x, length + between(rng, 12.0, 24.0), side)
             things.append(block)
-        tree = plants.bush(rng, light, x, length + between(rng, 4.0, 12.0), 0.5, bloom=False)
-        tree.points = tree.points * np.float32(5.0)
+        tree = plants.bush(rng, light, x, length + between(rng, 4.0, 12.0), 1.0, bloom=False)
+        tree.points = tree.points * np.array([6.0, 3.6, 1.0], np.float32)
         for i, part in enumerate(tree.parts):
             if part.sizes is not None:
                 tree.parts[i] = plants.resized(part, 5.0)
