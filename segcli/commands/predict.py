@@ -13,7 +13,7 @@ from segcli.errors import DataError
 def predict(
     inputs: Annotated[
         list[str],
-        typer.Argument(metavar="INPUT...", help="Image files, folders (recursive) or globs."),
+        typer.Argument(metavar="INPUT", help="Image files, folders (recursive) or globs."),
     ],
     checkpoint: Annotated[
         Path | None,

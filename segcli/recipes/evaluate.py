@@ -24,6 +24,7 @@ from segcli.labels import LabelSpace
 from segcli.metrics.confusion import ConfusionMatrix, Scores, scores
 from segcli.parallel import map_ahead
 from segcli.reporting.events import NullReporter, Reporter
+from segcli.reporting.tables import report_scores
 from segcli.runs import find_checkpoint, is_best, run_folder
 
 Map = NDArray[np.uint8]
@@ -161,9 +162,6 @@ def evaluate_run(
     Raises:
         CheckpointError, DataError, LabelSpaceError, OutputError, UsageError.
     """
-    from segcli.reporting.confusion_picture import draw_confusion
-    from segcli.reporting.tables import report_scores
-
     reporter = reporter or NullReporter()
     checkpoint = load_checkpoint(find_checkpoint(run_or_checkpoint), warn=reporter.warning)
     splits = tuple(splits or checkpoint.data.get("val") or ("val",))
@@ -191,12 +189,18 @@ def evaluate_run(
         "precision": predictor.precision,
         **evaluation.to_dict(),
     }
-    files.write_json(folder / "scores.json", result)
-    picture = draw_confusion(evaluation.matrix, checkpoint.label_space)
-    files.write_bytes(folder / "confusion.png", _png(picture))
+    _write(folder, result, evaluation, checkpoint.label_space)
     report_scores(reporter, evaluation.scores, f"{'+'.join(splits)}, {len(samples)} images")
     reporter.message(f"scores, confusion matrix and {len(chosen)} pictures: {folder}")
     return result, folder
+
+
+def _write(folder: Path, result: dict[str, Any], evaluation: Evaluation, space: LabelSpace) -> None:
+    from segcli.reporting.confusion_picture import draw_confusion
+
+    files.write_json(folder / "scores.json", result)
+    picture = draw_confusion(evaluation.matrix, space)
+    files.write_bytes(folder / "confusion.png", _png(picture))
 
 
 def _manifest(checkpoint: Checkpoint, prepared: Path | None) -> Manifest:
