@@ -12,7 +12,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from segcli import checkpoint
@@ -20,7 +22,7 @@ from segcli.config import Config
 from segcli.inference.predictor import Predictor
 from segcli.metrics.confusion import Scores
 from segcli.optim.optimizers import schedule_factor, set_lr
-from segcli.recipes.evaluate import evaluate_model
+from segcli.recipes.evaluate import Loaded, evaluate_model, evenly
 from segcli.recipes.training import (
     Stage,
     Training,
@@ -31,6 +33,10 @@ from segcli.recipes.training import (
     stage_loader,
 )
 from segcli.reporting.events import Reporter
+from segcli.reporting.render import comparison
+
+# Validation panels that TensorBoard keeps.
+PICTURES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +149,10 @@ def finish_epoch(run: Training, epoch: int) -> float:
 
 
 def validate(run: Training) -> Scores:
-    """Score the averaged weights on the validation splits, at the labels' own resolution."""
+    """Score the averaged weights on the validation splits, at the labels' own resolution.
+
+    Panels of the first pictures go to the reporter, for TensorBoard to leaf through.
+    """
     predictor = Predictor(
         run.average.model,
         run.label_space,
@@ -153,7 +162,17 @@ def validate(run: Training) -> Scores:
         size=run.config.eval.size,
     )
     samples = [s for name in run.config.data.val for s in run.manifest.split(name)]
-    return evaluate_model(predictor, samples, batch_size=run.config.eval.batch_size).scores
+    shown = {s.label for s in evenly(samples, PICTURES)}
+
+    def show(item: Loaded, prediction: NDArray[np.uint8]) -> None:
+        if item.sample.label in shown:
+            panel = comparison(item.image, item.truth, prediction, run.label_space)
+            run.reporter.image(f"val/{item.sample.id}", panel, run.step)
+
+    evaluation = evaluate_model(
+        predictor, samples, batch_size=run.config.eval.batch_size, on_prediction=show
+    )
+    return evaluation.scores
 
 
 def _report_step(run: Training, losses: dict[str, float], seconds: float) -> None:

@@ -1,0 +1,80 @@
+"""Batches are pure functions of (seed, epoch, index), whatever the number of workers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segcli.data.dataset import StageBatches, TrainDataset, epoch_order, train_loader
+from segcli.data.manifest import load_manifest
+from segcli.data.transforms import TrainTransform
+from segcli.errors import DataError
+
+
+def dataset(prepared: Path, *, soft: bool = False) -> TrainDataset:
+    transform = TrainTransform((32, 48), color=0.3)
+    samples = load_manifest(prepared).split("train")
+    return TrainDataset(samples, transform, seed=5, num_classes=19, soft_targets=soft)
+
+
+def batches(start: int = 0) -> StageBatches:
+    return StageBatches(12, 5, epochs=3, first_epoch=2, seed=5, start=start)
+
+
+def test_order_is_a_permutation_that_changes_with_epoch_and_seed() -> None:
+    orders = {tuple(epoch_order(12, seed=s, epoch=e)) for s in (0, 1) for e in (0, 1, 2)}
+    assert len(orders) == 6
+    assert all(sorted(o) == list(range(12)) for o in orders)
+
+
+def test_a_stage_started_in_the_middle_is_the_tail_of_the_whole() -> None:
+    whole = list(batches())
+    assert len(whole) == len(batches()) == 6
+    assert {epoch for batch in whole for epoch, _ in batch} == {2, 3, 4}
+    for start in range(7):
+        assert list(batches(start)) == whole[start:]
+
+
+def test_an_epoch_smaller_than_a_batch_is_filled_from_its_own_order() -> None:
+    (only,) = list(StageBatches(3, 8, epochs=1, first_epoch=0, seed=0, start=0))
+    assert len(only) == 8
+    assert {index for _, index in only} == {0, 1, 2}
+
+
+def test_any_number_of_workers_gives_the_same_batches(tiny_prepared: Path) -> None:
+    data = dataset(tiny_prepared)
+    streams = [list(train_loader(data, batches(), workers=n, pin_memory=False)) for n in (0, 1, 3)]
+    for other in streams[1:]:
+        for (images, targets), (images2, targets2) in zip(streams[0], other, strict=True):
+            assert torch.equal(images, images2)
+            assert torch.equal(targets, targets2)
+    images, targets = streams[0][0]
+    assert images.shape == (5, 3, 32, 48)
+    assert images.dtype == targets.dtype == torch.uint8
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert len({view.numpy().tobytes() for images, _ in streams[0] for view in images}) == 30
+
+
+def test_soft_targets_agree_with_hard_ones(tiny_prepared: Path) -> None:
+    _, hard = dataset(tiny_prepared)[(0, 1)]
+    _, soft = dataset(tiny_prepared, soft=True)[(0, 1)]
+    assert soft.shape == (19, 32, 48)
+    valid = (hard != 255) & (soft.sum(0) > 0)
+    agree = soft.argmax(0)[valid] == hard[valid]
+    assert agree.float().mean() > 0.85
+
+
+def test_a_label_that_lost_its_size_is_named(tiny_prepared: Path, tmp_path: Path) -> None:
+    import dataclasses
+
+    import cv2
+
+    data = dataset(tiny_prepared)
+    small = tmp_path / "small.png"
+    small.write_bytes(cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
+    data.samples = (dataclasses.replace(data.samples[0], label=small), *data.samples[1:])
+    with pytest.raises(DataError, match=r"image is 64×128 but its label 8×8: .*small\.png"):
+        data[(0, 0)]

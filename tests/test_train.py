@@ -1,0 +1,154 @@
+"""Training on the tiny city: it learns, repeats, resumes, and refuses what does not fit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY
+
+from segcli import checkpoint
+from segcli.config_file import load_config
+from segcli.errors import CheckpointError, DataError, LabelSpaceError
+from segcli.recipes import train as recipe
+from segcli.recipes.evaluate import evaluate_run
+from segcli.recipes.train import TrainResult, train
+from segcli.reporting.events import NullReporter, Reporters
+from segcli.reporting.jsonl import JsonLinesReporter
+from segcli.reporting.tensorboard import TensorBoardReporter
+
+CPU = torch.device("cpu")
+
+
+def run(prepared: Path, folder: Path, *overrides: str, resume: Path | None = None) -> TrainResult:
+    config = load_config("fpn.yaml", [*TINY, f"data.prepared={prepared}", *overrides])
+    return train(config, folder=folder, device=CPU, reporter=NullReporter(), resume=resume)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_checkpoint(folder).state_dict
+
+
+def same(a: Path, b: Path) -> bool:
+    first, second = weights(a), weights(b)
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_does_not(
+    tiny_prepared: Path, tmp_path: Path
+) -> None:
+    run(tiny_prepared, tmp_path / "a", "model.dropout=0.2")
+    run(tiny_prepared, tmp_path / "b", "model.dropout=0.2", "data.workers=1")
+    run(tiny_prepared, tmp_path / "c", "model.dropout=0.2", "train.seed=1")
+    assert same(tmp_path / "a/last", tmp_path / "b/last")
+    assert not same(tmp_path / "a/last", tmp_path / "c/last")
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights(
+    tiny_prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stages = (
+        "train.stages=[{size: [32, 32], resize: 0.5, epochs: 1, batch_size: 4}, "
+        "{size: [32, 64], epochs: 2, batch_size: 6, lr_scale: 0.5}]"
+    )
+    whole = run(tiny_prepared, tmp_path / "whole", stages)
+    assert whole.steps == 3 + 4
+
+    saved = recipe.finish_epoch
+
+    class StoppedError(Exception):
+        pass
+
+    def stop_after(run, epoch):  # type: ignore[no-untyped-def]
+        saved(run, epoch)
+        if epoch == 2:
+            raise StoppedError
+
+    monkeypatch.setattr(recipe, "finish_epoch", stop_after)
+    with pytest.raises(StoppedError):
+        run(tiny_prepared, tmp_path / "cut", stages)
+    monkeypatch.setattr(recipe, "finish_epoch", saved)
+    result = run(tiny_prepared, tmp_path / "cut", stages, resume=tmp_path / "cut/last")
+    assert result.steps == 7
+    assert same(tmp_path / "whole/last", tmp_path / "cut/last")
+    again = run(tiny_prepared, tmp_path / "cut", stages, resume=tmp_path / "cut/last")
+    assert again.steps == 7
+    with pytest.raises(CheckpointError, match="other stages"):
+        run(tiny_prepared, tmp_path / "cut", resume=tmp_path / "cut/last")
+
+
+def test_it_learns_its_images_and_eval_gives_the_same_figure_from_the_checkpoint_alone(
+    tiny_prepared: Path, tmp_path: Path
+) -> None:
+    stages = "train.stages=[{size: [64, 128], epochs: 30, batch_size: 6}]"
+    result = run(
+        tiny_prepared,
+        tmp_path / "run",
+        stages,
+        "data.val=[train]",
+        "train.augment={scale: [1, 1], color: 0}",
+        "train.optimizer.encoder_lr_factor=1",
+        "train.optimizer.lr=5e-3",
+        "train.validate_every=30",
+        "train.ema=0.9",
+        "model.width_mult=0.5",
+        "model.width=32",
+        "model.head_width=32",
+    )
+    assert result.best_miou > 0.08
+    scores, _ = evaluate_run(tmp_path / "run", out=tmp_path / "eval", pictures=1)
+    assert scores["miou"] == result.best_miou
+    assert scores["pixel_accuracy"] > 0.6
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model.decoder=unet", "model.decoder_block=residual", "train.optimizer.name=sgd"],
+        ["data.soft_targets=true", "train.ema=0"],
+        ["train.loss.class_weights=log", "train.precision=auto", "train.channels_last=null"],
+        ["eval.size=[32, 64]", "train.optimizer.schedule=cosine", "train.optimizer.clip_norm=1"],
+        ["data.train=[train, train_extra]", "train.precision=bf16", "data.workers=1"],
+    ],
+)
+def test_the_other_ways_to_train(tiny_prepared: Path, tmp_path: Path, overrides: list[str]) -> None:
+    one = "train.stages=[{size: [32, 64], epochs: 1, batch_size: 4}]"
+    result = run(tiny_prepared, tmp_path / "run", one, *overrides)
+    assert 0 <= result.last_miou <= 1
+    evaluated, _ = evaluate_run(tmp_path / "run", out=tmp_path / "eval", pictures=0)
+    assert evaluated["miou"] == result.last_miou
+
+
+def test_a_run_folder_tells_its_story(tiny_prepared: Path, tmp_path: Path) -> None:
+    config = load_config("fpn.yaml", [*TINY, f"data.prepared={tiny_prepared}"])
+    folder = tmp_path / "run"
+    reporter = Reporters(
+        JsonLinesReporter(folder / "log.jsonl"), TensorBoardReporter(folder / "tensorboard")
+    )
+    train(config, folder=folder, device=CPU, reporter=reporter)
+    reporter.done()
+    assert load_config(folder / "config.yaml") == config
+    assert json.loads((folder / "environment.json").read_text())["versions"]["torch"]
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    names = {line["name"] for line in lines if "name" in line}
+    assert {"loss/total", "loss/p2", "lr/encoder", "lr/decoder", "val/miou"} <= names
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    rates = [event.value for event in events.Scalars("lr/decoder")]
+    assert len(rates) == 6
+    assert rates[-1] < max(rates)
+    assert len(events.Scalars("lr/decoder/no_decay")) == 6
+    assert events.Tags()["images"]
+
+
+def test_what_does_not_fit_is_refused(tiny_prepared: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="prepare-labels"):
+        run(tmp_path / "nowhere", tmp_path / "run")
+    with pytest.raises(LabelSpaceError, match="expects label space 'camvid-11'"):
+        run(tiny_prepared, tmp_path / "run", "data.label_space=camvid-11")
+    with pytest.raises(DataError, match="no samples in split 'test'"):
+        run(tiny_prepared, tmp_path / "run", "data.train=[test]")
+    assert not (tmp_path / "run" / "last").exists()
