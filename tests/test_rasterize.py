@@ -83,7 +83,8 @@ def test_malformed_files_are_one_line(text: bytes, message: str) -> None:
 
 @pytest.mark.parametrize(
     "polygon",
-    ["[[0, 0], [2147483648, 5], [3, 3]]", "[[0, 0], [1e999, 5]]", "[[NaN, 1], [2, 2]]",
+    ["[[0, 0], [2147483648, 5], [3, 3]]",
+        "[[0, 0], [99999999999999999999999, 5]]", "[[0, 0], [--5, 5]]", "[[0, 0, 5], [5]]", "[[0, 0], [1e999, 5]]", "[[NaN, 1], [2, 2]]",
      '[["a", "b"], ["c", "d"]]', "[[null, 1], [2, 2]]", "[[1], [2]]", "7"],
 )  # fmt: skip
 def test_hostile_coordinates_are_refused(polygon: str) -> None:

@@ -11,36 +11,13 @@ from numpy.typing import NDArray
 from segcli.data import images, png, rasterize
 from segcli.data.layouts import POLYGONS, Fault, Pair
 from segcli.data.onehot import encode_one_hot
+from segcli.data.tasks import INDEX, RAW, Done, Task, label_path, one_hot_path
 from segcli.errors import DataError
 from segcli.files import sha256_bytes, write_bytes
-from segcli.labels import CAMVID_VOID, CITYSCAPES_LABELS, LabelSpace
+from segcli.labels import CAMVID_VOID, CITYSCAPES_LABELS
 
-OFFICIAL = ("labelIds", "labelTrainIds", "instanceIds", "color")
-INDEX, RAW = "index", "raw"
 _TRAIN_IDS = 19
 _LABEL_IDS = tuple(label.id for label in CITYSCAPES_LABELS if label.id >= 0)
-
-
-class Task(NamedTuple):
-    """What is the same for every sample of a run; sent to each worker once."""
-
-    root: Path
-    out: Path
-    layout: str
-    label_space: LabelSpace
-    also: tuple[str, ...] = ()
-    one_hot: bool = False
-    mask_values: str = INDEX
-
-
-class Done(NamedTuple):
-    """What one sample became: `outputs` maps paths below the prepared folder to SHA-256."""
-
-    split: str
-    id: str
-    size: tuple[int, int]
-    pixels: tuple[int, ...]
-    outputs: dict[str, str]
 
 
 class Tables(NamedTuple):
@@ -74,16 +51,6 @@ def make_tables(task: Task) -> Tables:
             lut, indices = identity, tuple(range(space.num_classes))
         allowed = (*indices, space.ignore_index)
     return Tables(lut, space.palette(), allowed, rasterize.train_id_lut(), rasterize.color_table())
-
-
-def label_path(split: str, key: str) -> str:
-    """Where the label of a sample lies below the prepared folder."""
-    return f"labels/{split}/{key}.png"
-
-
-def one_hot_path(split: str, key: str) -> str:
-    """Where the one-hot channels of a sample lie below the prepared folder."""
-    return f"onehot/{split}/{key}.npz"
 
 
 def convert(pair: Pair, task: Task, tables: Tables) -> Done | Fault:

@@ -10,6 +10,7 @@ negative ids (license plates) are not painted.
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -18,12 +19,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.data.images import MAX_PIXELS
+from segcli.data.polygons import Flat, read_polygons
 from segcli.errors import DataError
 from segcli.labels import CITYSCAPES_LABELS, RawLabel
 
 # A polygon may leave the image, but not by a thousand image widths.
 MAX_COORDINATE = 2**20
 _GROUP = "group"
+_MALFORMED = (
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    RecursionError,
+)
 _BY_NAME = {label.name: label for label in CITYSCAPES_LABELS}
 
 
@@ -50,19 +60,14 @@ def parse_annotation(data: bytes, path: Path) -> Annotation:
         DataError: not such a file, an unknown label, a polygon that cannot be painted.
     """
     try:
-        value = json.loads(data, parse_constant=_refuse_constant)
+        value = read_polygons(data, MAX_COORDINATE)
+        if value is None:
+            value = json.loads(data, parse_constant=_refuse_constant)
         width, height = int(value["imgWidth"]), int(value["imgHeight"])
         if width < 1 or height < 1 or width * height > MAX_PIXELS:
             raise DataError(f"impossible image size {width}x{height}", file=path)
         shapes = [_shape(o, path) for o in value["objects"] if not o.get("deleted", 0)]
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-    ) as error:
+    except _MALFORMED as error:
         text = f"{type(error).__name__}: {error}"
         raise DataError(f"not a polygons file, {text}", file=path) from None
     return Annotation(width, height, [s for s in shapes if s.label.id >= 0])
@@ -78,14 +83,22 @@ def _shape(value: dict[str, Any], path: Path) -> Shape:
     label = _BY_NAME.get(name[: -len(_GROUP)] if is_group else name)
     if label is None:
         raise DataError(f"unknown label '{name}'", file=path)
-    xy = [c for point in value["polygon"] for c in (point[0], point[1])]
-    if label.id >= 0:
-        # Pillow, and so the official tools, refuse a polygon of one point.
-        if len(xy) < 4:
-            raise DataError(f"'{name}' polygon with fewer than 2 points", file=path)
-        if not (min(xy) >= -MAX_COORDINATE and max(xy) <= MAX_COORDINATE):
-            raise DataError(f"'{name}' polygon has coordinates out of range", file=path)
+    if label.id < 0:
+        return Shape(label, is_group, [])
+    points = value["polygon"]
+    xy = points.xy if isinstance(points, Flat) else _flatten(points, path)
+    # Pillow, and so the official tools, refuse a polygon of one point.
+    if len(xy) < 4:
+        raise DataError(f"'{name}' polygon with fewer than 2 points", file=path)
     return Shape(label, is_group, xy)
+
+
+def _flatten(points: Any, path: Path) -> list[float]:
+    """x0, y0, x1, y1, ... of a list of points; array() takes numbers only, NaN is not <=."""
+    xy = array("d", [c for point in points for c in (point[0], point[1])]).tolist()
+    if not all(abs(c) <= MAX_COORDINATE for c in xy):
+        raise DataError(f"polygon coordinates beyond ±{MAX_COORDINATE}", file=path)
+    return xy
 
 
 def paint_ids(annotation: Annotation, lut: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
@@ -96,11 +109,15 @@ def paint_ids(annotation: Annotation, lut: NDArray[np.uint8] | None = None) -> N
     from PIL import Image, ImageDraw
 
     values = range(256) if lut is None else lut.tolist()
-    canvas = Image.new("L", (annotation.width, annotation.height), values[0])
+    size = annotation.width, annotation.height
+    pixels = np.full((annotation.height, annotation.width), values[0], np.uint8)
+    # The canvas is a view of `pixels`: copying out of Pillow took as long as painting.
+    canvas = Image.frombuffer("L", size, pixels, "raw", "L", 0, 1)
+    canvas.readonly = 0
     drawer = ImageDraw.Draw(canvas)
     for shape in annotation.shapes:
         drawer.polygon(shape.xy, fill=values[shape.label.id])
-    return np.asarray(canvas)
+    return pixels
 
 
 def paint_instance_ids(annotation: Annotation) -> NDArray[np.uint16]:

@@ -6,19 +6,16 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from segcli.data.layouts import Fault, Layout, find_layout
 from segcli.data.manifest import FILE_NAME, Manifest, Sample, write_manifest
+from segcli.data.tasks import INDEX, OFFICIAL, RAW, Task, label_path, one_hot_path
 from segcli.errors import DataError, LabelSpaceError, UsageError
 from segcli.files import is_temporary, make_folder, write_json
 from segcli.labels import LabelSpace, load_label_space
 from segcli.recipes.prepare_pool import Journal, Record, Workers, key_of, worker_count
 from segcli.recipes.prepare_report import REPORT, Prepared
 from segcli.reporting.events import Reporter
-
-if TYPE_CHECKING:
-    from segcli.data.convert import Task
 
 USER_SPACE = "labels.yaml"
 _DEFAULT_SPACE = {"cityscapes": "cityscapes-19", "camvid": "camvid-11"}
@@ -91,8 +88,6 @@ def _make_task(
     one_hot: bool,
     mask_values: str,
 ) -> Task:
-    from segcli.data.convert import INDEX, OFFICIAL, RAW, Task
-
     for name in also:
         if name not in OFFICIAL:
             raise UsageError(f"--also {name}", hint=f"there are {', '.join(OFFICIAL)}")
@@ -189,8 +184,6 @@ def _tidy(out: Path, old: dict[str, Record], records: list[Record]) -> None:
 
 
 def _manifest(layout: Layout, task: Task, records: list[Record]) -> Manifest:
-    from segcli.data.convert import label_path, one_hot_path
-
     images = {key_of(p): p.image for p in layout.pairs}
     splits: dict[str, list[Sample]] = {name: [] for name in layout.splits}
     for record in records:
