@@ -119,7 +119,12 @@ class Segmenter(nn.Module):
 
 
 def _to_image(logits: Tensor, padded: tuple[int, int], height: int, width: int) -> Tensor:
-    """Upsample `(N, K, h, w)` to the padded size and crop the padding: `(N, K, H, W)`."""
-    logits = resize(logits, padded)
+    """Upsample `(N, K, h, w)` to the padded size and crop the padding: `(N, K, H, W)` float32.
+
+    In float32 planes, whatever came in: interpolation makes differences too small for 16
+    bits, and the softmax that follows runs over pixels, which on a CPU is three times as
+    fast as over the few channels of channels-last memory.
+    """
+    logits = resize(logits.float().contiguous(), padded)
     # A slice that keeps everything would still cost a fill and a copy on the way back.
     return logits if padded == (height, width) else logits[..., :height, :width]
