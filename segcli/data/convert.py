@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from segcli.data import images, png, rasterize
 from segcli.data.layouts import POLYGONS, Fault, Pair
 from segcli.data.onehot import encode_one_hot
+from segcli.data.runs import find_runs, histogram
 from segcli.data.tasks import INDEX, RAW, Done, Task, label_path, one_hot_path
 from segcli.errors import DataError
 from segcli.files import sha256_bytes, write_bytes
@@ -66,10 +67,11 @@ def convert(pair: Pair, task: Task, tables: Tables) -> Done | Fault:
     except DataError as error:
         return Fault(Path(error.file or pair.annotation), error.what, error.hint)
     classes = task.label_space.num_classes
-    counts = images.histogram(label)
+    runs = find_runs(label)
+    counts = histogram(runs)
     # No class has the ignore index, and nothing else is left: the rest is ignored.
     pixels = tuple(int(n) for n in counts[:classes])
-    files = {label_path(pair.split, pair.id): png.encode_indices(label, tables.palette)}
+    files = {label_path(pair.split, pair.id): png.encode_indices(label, tables.palette, runs)}
     if task.one_hot:
         files[one_hot_path(pair.split, pair.id)] = encode_one_hot(label, classes)
     for name in task.also:
@@ -124,7 +126,7 @@ def _check_size(label: tuple[int, int], image: tuple[int, int], pair: Pair) -> N
 
 
 def _check_values(ids: NDArray[np.uint8], pair: Pair, task: Task, tables: Tables) -> None:
-    counts = images.histogram(ids)
+    counts = histogram(find_runs(ids))
     values = {int(v) for v in np.flatnonzero(counts)}
     space = f"'{task.label_space.name}'"
     images.check_values(counts, tables.allowed, pair.annotation, space, guess(values, task))

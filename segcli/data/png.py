@@ -17,10 +17,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from segcli.data.runs import Runs, compress
 from segcli.errors import DataError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
+_DENSE = 8  # pixels per run, below which a label is noise
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGB_ALPHA: 4}
 
 
@@ -122,18 +124,19 @@ def encode(pixels: NDArray[Any]) -> bytes:
     return data.tobytes()
 
 
-def encode_indices(label: NDArray[np.uint8], palette: NDArray[np.uint8]) -> bytes:
-    """An indexed PNG: label uint8 (H, W), palette uint8 (256, 3) RGB.
-
-    cv2 writes no palettes, so its grey PNG gets another header and a PLTE chunk.
-    """
-    grey = encode(label)
-    header = bytearray(grey[16:29])
-    header[9] = PALETTE
-    after = len(SIGNATURE) + 25
-    return b"".join(
-        (SIGNATURE, chunk(b"IHDR", bytes(header)), chunk(b"PLTE", palette.tobytes()), grey[after:])
-    )
+def encode_indices(label: NDArray[np.uint8], palette: NDArray[np.uint8], runs: Runs) -> bytes:
+    """An indexed PNG: label uint8 (H, W) and its runs, palette uint8 (256, 3) RGB."""
+    height, width = label.shape
+    if runs.starts.size * _DENSE > label.size:
+        # A noisy label has no runs to speak of; cv2 compresses it, under a header of its own.
+        pixels = b"".join(
+            body for kind, body in read_chunks(encode(label), Path()) if kind == b"IDAT"
+        )
+    else:
+        pixels = compress(runs, width)
+    header = struct.pack(">IIBBBBB", width, height, 8, PALETTE, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"PLTE", palette.tobytes()), (b"IDAT", pixels), (b"IEND", b""))
+    return SIGNATURE + b"".join(chunk(kind, body) for kind, body in parts)
 
 
 def _unpack(rows: NDArray[np.uint8], header: PngHeader) -> NDArray[np.uint8]:
