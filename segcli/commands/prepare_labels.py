@@ -7,56 +7,60 @@ from typing import Annotated
 
 import typer
 
+_Root = Annotated[
+    Path,
+    typer.Argument(
+        help="Cityscapes tree (leftImg8bit, gtFine, gtCoarse), CamVid tree (train, trainannot, "
+        "...) or a folder with images/ and masks/."
+    ),
+]
+_LabelSpace = Annotated[
+    str | None,
+    typer.Option(
+        help="cityscapes-19, cityscapes-categories, cityscapes-ids, camvid-11 or a YAML file. "
+        "Default: what fits the tree, or ROOT/labels.yaml."
+    ),
+]
+_Out = Annotated[Path | None, typer.Option(help="Prepared folder. Default: prepared/<space>.")]
+_Also = Annotated[
+    str,
+    typer.Option(
+        help="Write official Cityscapes images too, below OUT/official: a list of labelIds, "
+        "labelTrainIds, instanceIds, color, with commas and no spaces."
+    ),
+]
+_OneHot = Annotated[
+    bool, typer.Option("--one-hot", help="Store a channel per class too, a bit per pixel.")
+]
+_Workers = Annotated[int | None, typer.Option(min=1, help="Processes. Default: one per core.")]
+_MaskValues = Annotated[
+    str,
+    typer.Option(
+        help="What masks of an images/ masks/ folder hold: class indices ('index') or the raw "
+        "ids of the label space ('raw')."
+    ),
+]
+_SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Go on without samples that cannot be used.")
+]
+_AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON on stdout.")]
+
 
 def prepare_labels(
-    root: Annotated[
-        Path,
-        typer.Argument(
-            help="Cityscapes tree (leftImg8bit, gtFine, gtCoarse), CamVid tree (train, "
-            "trainannot, ...) or a folder with images/ and masks/."
-        ),
-    ],
-    label_space: Annotated[
-        str | None,
-        typer.Option(
-            help="cityscapes-19, cityscapes-categories, cityscapes-ids, camvid-11 or a YAML "
-            "file. Default: what fits the tree, or ROOT/labels.yaml."
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Prepared folder. Default: prepared/<label space>.")
-    ] = None,
-    also: Annotated[
-        str,
-        typer.Option(
-            help="Official Cityscapes images to write too, below OUT/official: a list of "
-            "labelIds,labelTrainIds,instanceIds,color."
-        ),
-    ] = "",
-    one_hot: Annotated[
-        bool, typer.Option("--one-hot", help="Store a channel per class too, a bit per pixel.")
-    ] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes. Default: one per core.")
-    ] = None,
-    mask_values: Annotated[
-        str,
-        typer.Option(
-            help="What masks of an images/ masks/ folder hold: class indices ('index') or the "
-            "raw ids of the label space ('raw')."
-        ),
-    ] = "index",
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Go on without samples that cannot be used.")
-    ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON on stdout.")
-    ] = False,
+    root: _Root,
+    label_space: _LabelSpace = None,
+    out: _Out = None,
+    also: _Also = "",
+    one_hot: _OneHot = False,
+    workers: _Workers = None,
+    mask_values: _MaskValues = "index",
+    skip_bad: _SkipBad = False,
+    as_json: _AsJson = False,
 ) -> None:
     """Turn polygons or masks into labels that train. Run again, it redoes only what changed.
 
-    The source is never written to. A file that cannot be used ends the run with one line
-    about it, and a list in OUT/prepare-report.json.
+    The source is never written to. A file that cannot be used ends the run with a line about
+    it, and a list in OUT/prepare-report.json.
     """
     import json
 
