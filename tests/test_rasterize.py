@@ -12,6 +12,7 @@ from golden.make_cityscapes_golden import COUNT, ENCODINGS, GOLDEN, annotations,
 from PIL import Image
 
 from segcli.data import png, rasterize
+from segcli.data.polygons import read_polygons
 from segcli.errors import DataError
 from segcli.labels import load_label_space
 
@@ -83,13 +84,35 @@ def test_malformed_files_are_one_line(text: bytes, message: str) -> None:
 
 @pytest.mark.parametrize(
     "polygon",
-    ["[[0, 0], [2147483648, 5], [3, 3]]",
-        "[[0, 0], [99999999999999999999999, 5]]", "[[0, 0], [--5, 5]]", "[[0, 0, 5], [5]]", "[[0, 0], [1e999, 5]]", "[[NaN, 1], [2, 2]]",
-     '[["a", "b"], ["c", "d"]]', "[[null, 1], [2, 2]]", "[[1], [2]]", "7"],
-)  # fmt: skip
+    [
+        "[[0, 0], [2147483648, 5], [3, 3]]",
+        "[[0, 0], [99999999999999999999999, 5]]",
+        "[[0, 0], [--5, 5]]",
+        "[[0, 0, 5], [5]]",
+        "[[0, 0], [1e999, 5]]",
+        "[[NaN, 1], [2, 2]]",
+        '[["a", "b"], ["c", "d"]]',
+        "[[null, 1], [2, 2]]",
+        "[[1], [2]]",
+        "7",
+    ],
+)
 def test_hostile_coordinates_are_refused(polygon: str) -> None:
-    text = (
-        f'{{"imgWidth": 9, "imgHeight": 9, "objects": [{{"label": "car", "polygon": {polygon}}}]}}'
-    )
+    shape = f'{{"label": "car", "polygon": {polygon}}}'
+    text = f'{{"imgWidth": 9, "imgHeight": 9, "objects": [{shape}]}}'
     with pytest.raises(DataError):
         rasterize.parse_annotation(text.encode(), PATH)
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+def test_fast_and_plain_reader_agree(indent: int | None) -> None:
+    for _, value in annotations():
+        whole = json.loads(json.dumps(value), parse_float=lambda t: round(float(t)))
+        text = json.dumps(whole, indent=indent, sort_keys=indent is not None)
+        fast = read_polygons(text.encode(), rasterize.MAX_COORDINATE)
+        if fast is None:
+            assert not whole["objects"] or any(not o["polygon"] for o in whole["objects"])
+            continue
+        for got, o in zip(fast["objects"], whole["objects"], strict=True):
+            assert got.pop("polygon").xy == [c for point in o.pop("polygon") for c in point]
+        assert fast == whole
