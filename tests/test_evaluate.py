@@ -113,11 +113,11 @@ def test_a_label_of_another_size_than_its_image(world):
 
 
 def test_all_ignored_labels_give_null(world, tmp_path):
-    from segcli.png import encode_indexed_png
+    from segcli.png import encode_indices
 
     for sample in world.split("val"):
         nothing = np.full(sample.size, 255, np.uint8)
-        sample.label.write_bytes(encode_indexed_png(nothing, SPACE.palette()))
+        sample.label.write_bytes(encode_indices(nothing, SPACE.palette()))
     result = evaluate_model(Predictor(RedDecides(), SPACE), world.split("val"))
     assert math.isnan(result.scores.miou)
     assert result.to_dict()["miou"] is None

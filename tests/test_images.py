@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from segcli.data import images, png
+from segcli import png
+from segcli.data import images
 from segcli.data.onehot import encode_one_hot, load_one_hot
-from segcli.data.runs import find_runs
 from segcli.errors import DataError
 from segcli.labels import load_label_space
+from segcli.runlength import find_runs
 
 RNG = np.random.default_rng(5)
 LABEL = RNG.integers(0, 19, (23, 37), dtype=np.uint8)

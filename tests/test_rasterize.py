@@ -11,7 +11,8 @@ import pytest
 from golden.make_cityscapes_golden import COUNT, ENCODINGS, GOLDEN, annotations, digest
 from PIL import Image
 
-from segcli.data import png, rasterize
+from segcli import png
+from segcli.data import rasterize
 from segcli.data.polygons import read_polygons
 from segcli.errors import DataError
 from segcli.labels import load_label_space

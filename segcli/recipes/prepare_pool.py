@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 from segcli.data.layouts import Fault, Pair
 from segcli.data.tasks import Done, Task
+from segcli.environment import usable_cores
 from segcli.errors import OutputError, SegcliError
 from segcli.files import make_folder, sha256_file, write_bytes
 
@@ -204,11 +205,7 @@ def _start_method() -> str:
 
 def worker_count(asked: int | None) -> int:
     """The number asked for, else the cores this process may use."""
-    if asked:
-        return asked
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return asked or usable_cores()
 
 
 class Journal:

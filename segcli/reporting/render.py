@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from segcli.labels import IGNORE_INDEX, LabelSpace
-from segcli.png import encode_indexed_png
+from segcli.png import encode_indices
 
 Picture = NDArray[np.uint8]
 
@@ -37,7 +37,7 @@ def colorize(label: Picture, palette: Picture) -> Picture:
 
 def label_png(label: Picture, palette: Picture) -> bytes:
     """An indexed PNG: pixel = class index, and viewers show the palette."""
-    return encode_indexed_png(label, palette)
+    return encode_indices(label, palette)
 
 
 def overlay(

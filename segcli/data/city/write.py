@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import functools
 import json
-import os
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from segcli.data.city.render import Frame, Size, render_frame, render_scene, scene_camera
 from segcli.data.city.scene import Scene, draw_scene
+from segcli.environment import usable_cores
 from segcli.errors import SegcliError, UsageError
 from segcli.files import make_folder, write_bytes, write_json
 
@@ -121,7 +121,7 @@ def _run(
     jobs: list[_Job], workers: int | None, progress: Callable[[int, int], None] | None
 ) -> None:
     """Do the jobs, in this process or in several."""
-    workers = min(workers or os.cpu_count() or 1, max(1, len(jobs) // 4))
+    workers = min(workers or usable_cores(), max(1, len(jobs) // 4))
     if workers <= 1:
         for done, job in enumerate(jobs, 1):
             _do(job)

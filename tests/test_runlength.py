@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from segcli.data import png
-from segcli.data.runs import compress, find_runs, histogram
+from segcli import png
+from segcli.runlength import compress, find_runs, histogram
 
 
 def _rows(label: np.ndarray) -> bytes:
