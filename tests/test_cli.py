@@ -126,10 +126,16 @@ def test_a_checkpoint_of_another_label_space_is_refused(
     (run,) = (trained / "runs").iterdir()
     other = tmp_path / "categories"
     space = ("--label-space", "cityscapes-categories", "--out", other)
-    assert segcli("prepare-labels", tiny_city, *space, cwd=tmp_path).returncode == 0
+    prepared = segcli("prepare-labels", tiny_city, *space, cwd=tmp_path)
+    assert prepared.returncode == 0
     line = fails("eval", run, "--prepared", other, cwd=tmp_path)
     assert "19 classes" in line
     assert "7" in line
+    # The command that prepare-labels proposes for the choice of classes does work.
+    proposed = prepared.stdout.split("next: segcli ")[1].split()
+    settings = [word for o in TINY for word in ("--set", o)]
+    result = segcli(*proposed, *settings, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
 
 
 def test_an_unreadable_picture_is_named_and_the_others_are_done(

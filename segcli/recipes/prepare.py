@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -221,9 +222,11 @@ def _first_fault(prepared: Prepared) -> DataError:
 
 
 def _next_command(manifest: Manifest, out: Path | None) -> str:
+    """What to type next; settings that differ from the config's own are said."""
     name = manifest.label_space.name
-    command = f"segcli train {_TRAIN_CONFIG.get(name, 'fpn.yaml')}"
-    if name in _TRAIN_CONFIG and out is None:
-        return command
-    folder = out or Path("prepared", _safe_name(name))
-    return f"{command} --set data.prepared={folder}"
+    words = ["segcli", "train", _TRAIN_CONFIG.get(name, "fpn.yaml")]
+    if name not in _TRAIN_CONFIG or out is not None:
+        words += ["--set", f"data.prepared={out or Path('prepared', _safe_name(name))}"]
+    if name not in _TRAIN_CONFIG:
+        words += ["--set", f"data.label_space={name}"]
+    return shlex.join(words)

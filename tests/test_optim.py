@@ -1,0 +1,114 @@
+"""Schedules, groups, averages and the choice of arithmetic, against plain arithmetic."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from segcli.optim.average import WeightAverage
+from segcli.optim.optimizers import build_optimizer, schedule_factor, set_lr
+from segcli.optim.precision import Precision, candidates, choose_precision
+
+
+def test_warm_up_rises_to_one_and_poly_falls_to_zero() -> None:
+    factors = [schedule_factor(s, 100, schedule="poly", power=0.9, warmup=0.1) for s in range(100)]
+    assert factors[:10] == pytest.approx([(s + 1) / 11 for s in range(10)])
+    assert factors[10] == 1
+    assert factors[55] == pytest.approx(0.5**0.9)
+    assert all(a > b for a, b in itertools.pairwise(factors[10:]))
+    assert 0 < factors[-1] < 0.02
+
+
+def test_cosine_and_constant() -> None:
+    assert schedule_factor(25, 100, schedule="cosine") == pytest.approx(
+        (1 + math.cos(math.pi / 4)) / 2
+    )
+    assert schedule_factor(99, 100, schedule="constant") == 1
+
+
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_groups_have_their_own_rate_and_norms_no_decay(name: str) -> None:
+    net = nn.ModuleDict({"encoder": nn.Linear(3, 3), "decoder": nn.Linear(3, 2)})
+    groups = {
+        part: {"decay": [net[part].weight], "no_decay": [net[part].bias]}
+        for part in ("encoder", "decoder")
+    }
+    optimizer = build_optimizer(
+        groups, name=name, lr=0.1, encoder_lr_factor=0.2, weight_decay=0.5, momentum=0.9
+    )
+    rates = set_lr(optimizer, 0.5)
+    assert rates == pytest.approx(
+        {
+            "encoder": 0.01,
+            "encoder/no_decay": 0.01,
+            "decoder": 0.05,
+            "decoder/no_decay": 0.05,
+        }
+    )
+    # With no gradient at all, only decay moves weights.
+    before = {n: p.detach().clone() for n, p in net.named_parameters()}
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    moved = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
+    assert moved == {"encoder.weight", "decoder.weight"}
+
+
+def test_the_average_follows_its_formula() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = WeightAverage(net, 0.9)
+    expected = {k: v.clone().double() for k, v in net.state_dict().items()}
+    for t in range(1, 30):
+        net(torch.randn(4, 2))
+        with torch.no_grad():
+            for parameter in net.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average.update(net)
+        decay = min(0.9, (1 + t) / (10 + t))
+        for key, value in net.state_dict().items():
+            if value.is_floating_point():
+                expected[key] = decay * expected[key] + (1 - decay) * value.double()
+            else:
+                expected[key] = value.double()
+    for key, value in average.model.state_dict().items():
+        torch.testing.assert_close(value.double(), expected[key], rtol=1e-5, atol=1e-6)
+    assert not average.model.training
+    assert not any(p.requires_grad for p in average.model.parameters())
+
+
+def test_no_averaging_is_the_model_itself() -> None:
+    net = nn.Linear(2, 2)
+    average = WeightAverage(net, 0.0)
+    with torch.no_grad():
+        net.weight.add_(1)
+    average.update(net)
+    assert torch.equal(average.model.weight, net.weight)
+
+
+def test_only_what_the_config_leaves_open_is_measured() -> None:
+    assert candidates("fp32", True) == [Precision("fp32", True)]
+    assert len(candidates("auto", None)) == 3
+    assert {c.name for c in candidates("auto", False)} == {"fp32", "bf16"}
+    assert all(c.name == "fp16" for c in candidates("fp16", None))
+
+
+def test_measuring_leaves_the_model_as_it_was() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    chosen, seconds = choose_precision(
+        net,
+        lambda model, images: model(images.float()).float().square().mean(),
+        size=(32, 32),
+        batch_size=2,
+        device=torch.device("cpu"),
+    )
+    assert set(seconds) == {str(c) for c in candidates("auto", None)}
+    assert seconds[str(chosen)] == min(seconds.values())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
