@@ -33,6 +33,33 @@ def resolve_device(name: str | None) -> Any:
     return device
 
 
+def prepare_process() -> None:
+    """Settings that have to stand before torch is imported; what the user has set wins."""
+    # OpenMP threads that spin while they wait lose to any other process, our own loader's
+    # workers included: one step of 1.3 s took 11 s beside a single busy process. Waiting
+    # asleep after a short spin was also the fastest on an idle machine.
+    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    # Large pages for large tensors: a fresh tensor of 65 MB costs 15 ms of page faults.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed tensors for the next ones, in place of giving their pages back.
+
+    For training on a CPU, where every step allocates and frees the same sizes: with large
+    pages, a step of 1.3 s took 1.05 s. Elsewhere, or with another libc, nothing happens.
+    """
+    import ctypes
+
+    m_trim_threshold, m_mmap_threshold = -1, -3
+    try:
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(m_mmap_threshold, 2**31 - 1)
+        libc.mallopt(m_trim_threshold, -1)
+    except (OSError, AttributeError):
+        return
+
+
 def describe_environment(device: Any) -> dict[str, Any]:
     """JSON types: what may change speed or the last digits of a result."""
     import torch

@@ -14,6 +14,7 @@ import typer
 
 from segcli import __version__
 from segcli.commands import demo, evaluate, predict, prepare_labels, train
+from segcli.environment import prepare_process
 from segcli.errors import SegcliError
 
 app = typer.Typer(
@@ -54,10 +55,7 @@ def main(arguments: list[str] | None = None) -> Any:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     # cv2 reads this at import; a picture that says it has 10^9 pixels is refused early.
     os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))
-    # OpenMP threads that spin while they wait lose to any other process, our own loader's
-    # workers included: one step of 1.3 s took 11 s beside a single busy process. Waiting
-    # asleep after a short spin was also the fastest on an idle machine (1.13 s).
-    os.environ.setdefault("GOMP_SPINCOUNT", "5000")
+    prepare_process()
     try:
         return app(arguments)
     except SegcliError as error:

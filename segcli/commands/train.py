@@ -96,7 +96,7 @@ def _new_folder(runs: Path, name: str) -> Path:
 
 
 def _train(settings: Config, folder: Path, device: str | None, resume: Path | None) -> TrainResult:
-    from segcli.environment import resolve_device
+    from segcli.environment import keep_freed_memory, resolve_device
     from segcli.recipes.train import train as run_training
     from segcli.reporting.console import ConsoleReporter
     from segcli.reporting.events import Reporters
@@ -104,6 +104,8 @@ def _train(settings: Config, folder: Path, device: str | None, resume: Path | No
     from segcli.reporting.tensorboard import TensorBoardReporter
 
     where = resolve_device(device)
+    if where.type == "cpu":
+        keep_freed_memory()
     reporter = Reporters(
         ConsoleReporter(),
         JsonLinesReporter(folder / "log.jsonl"),

@@ -7,6 +7,8 @@ mid-epoch goes on exactly there.
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -138,8 +140,11 @@ def batches_per_epoch(count: int, batch_size: int) -> int:
 
 
 def _start_worker(_: int) -> None:
-    # One thread a worker: the cores belong to the network.
+    # The cores belong to the network: one thread a worker, and that one gives way. A worker
+    # that shares a core as an equal holds up every thread of the step it is loading for.
     cv2.setNumThreads(0)
+    with contextlib.suppress(OSError, AttributeError):
+        os.nice(19)
 
 
 def train_loader(
