@@ -16,13 +16,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from segcli import __version__, files
+from segcli import files
+from segcli.environment import library_versions
 from segcli.errors import CheckpointError, OutputError
 from segcli.labels import LabelSpace
 
@@ -67,21 +67,6 @@ class Checkpoint:
 def previous_of(folder: Path) -> Path:
     """Where the checkpoint that `folder` replaced is kept."""
     return folder.with_name(f"{folder.name}.previous")
-
-
-def library_versions() -> dict[str, str]:
-    """Versions that may change results in the last digits."""
-    import numpy
-    import torch
-    import torchvision
-
-    return {
-        "segcli": __version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "numpy": str(numpy.__version__),
-    }
 
 
 def save_checkpoint(
@@ -156,7 +141,7 @@ def load_checkpoint(path: str | Path, *, warn: Callable[[str], None] | None = No
     Raises:
         CheckpointError: when there is no whole checkpoint, saying what is wrong.
     """
-    folder, description = _verified(Path(path), warn)
+    folder, description = verify_or_previous(Path(path), warn)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -187,7 +172,7 @@ def load_resume(path: str | Path, *, warn: Callable[[str], None] | None = None) 
     """
     import torch
 
-    folder, description = _verified(Path(path), warn)
+    folder, description = verify_or_previous(Path(path), warn)
     if RESUME not in description["files"]:
         raise CheckpointError(
             "holds weights only, training cannot go on from it", file=folder, hint="use 'last'"
@@ -198,8 +183,14 @@ def load_resume(path: str | Path, *, warn: Callable[[str], None] | None = None) 
     return state
 
 
-def _verified(path: Path, warn: Callable[[str], None] | None) -> tuple[Path, dict[str, Any]]:
-    """(folder, description) of `path`, or of its previous one when `path` is damaged."""
+def verify_or_previous(
+    path: Path, warn: Callable[[str], None] | None = None
+) -> tuple[Path, dict[str, Any]]:
+    """(folder, description) of `path`, or of its previous one when `path` is damaged.
+
+    Raises:
+        CheckpointError: when neither is whole.
+    """
     folder = path.parent if path.is_file() else path
     try:
         return folder, verify(folder)

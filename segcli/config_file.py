@@ -118,7 +118,7 @@ def _apply(value: dict[str, Any], override: str) -> None:
         raise ConfigError(f"'--set {override}' is not of the form a.b=value")
     try:
         new = yaml.load(text, _StrictLoader)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"'--set {override}': the value is not valid YAML") from None
     here: Any = value
     path: tuple[str | int, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 
 class SegcliError(Exception):
@@ -20,6 +21,14 @@ class SegcliError(Exception):
             line = f"{line} ({hint})"
         # A file name may hold a newline; the message stays one line all the same.
         super().__init__(line.replace("\r", "\\r").replace("\n", "\\n"))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its parts, so that it comes whole out of a loader's worker process."""
+        return _rebuild, (type(self), self.what, self.file, self.hint)
+
+
+def _rebuild(kind: type[SegcliError], what: str, file: str | Path | None, hint: str) -> SegcliError:
+    return kind(what, file=file, hint=hint)
 
 
 class UsageError(SegcliError):

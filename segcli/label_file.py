@@ -32,7 +32,7 @@ def parse_label_space(path: Path) -> LabelSpace:
     if base_name is None:
         classes = tuple(_listed_class(e, i, path) for i, e in enumerate(entries))
         return LabelSpace(name, "indices", classes)
-    if base_name not in SHIPPED:
+    if str(base_name) not in SHIPPED:
         near = difflib.get_close_matches(str(base_name), SHIPPED, n=1)
         hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SHIPPED)}"
         raise LabelSpaceError(f"unknown base '{base_name}'", file=path, hint=hint)

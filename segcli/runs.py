@@ -24,7 +24,7 @@ def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
         CheckpointError: when there is none, saying how to get one.
     """
     if path is None:
-        return _newest(root, "train one with segcli train, or give --checkpoint")
+        return _newest(root, "train one with segcli train, or name a run")
     given = Path(path)
     if not given.exists():
         # "best" may be gone while "best.previous" is whole; the loader knows what to do.

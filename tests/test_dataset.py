@@ -77,4 +77,4 @@ def test_a_label_that_lost_its_size_is_named(tiny_prepared: Path, tmp_path: Path
     small.write_bytes(cv2.imencode(".png", np.zeros((8, 8), np.uint8))[1].tobytes())
     data.samples = (dataclasses.replace(data.samples[0], label=small), *data.samples[1:])
     with pytest.raises(DataError, match=r"image is 64×128 but its label 8×8: .*small\.png"):
-        data[(0, 0)]
+        data.view((0, 0))

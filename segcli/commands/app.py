@@ -62,10 +62,10 @@ def main(arguments: list[str] | None = None) -> Any:
         typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        sys.exit(130)
-    except BrokenPipeError:
-        # The reader of our output went away (`segcli ... | head`); that is no failure of ours.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        # torch is not imported here; what it raises on a full device is known by its name.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        typer.echo("the device has too little memory (smaller batches or crops help)", err=True)
         sys.exit(1)

@@ -27,12 +27,20 @@ def evaluate(
         Path | None, typer.Option(help="Folder for the results; default: RUN/eval/SPLIT.")
     ] = None,
     pictures: Annotated[
-        int, typer.Option(min=0, help="Panels of image, truth, prediction and errors to write.")
-    ] = 8,
+        int | None,
+        typer.Option(
+            min=0,
+            help="Panels of image, truth, prediction and errors to write; default: as in the "
+            "config.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Evaluate this many images, evenly spaced.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images predicted together.")] = 4,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images at a time; default: as in the config."),
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA is taken where there is one.")
     ] = None,

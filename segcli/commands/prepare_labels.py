@@ -59,7 +59,7 @@ def prepare_labels(
 ) -> None:
     """Turn polygons or masks into labels that train. Run again, it redoes only what changed.
 
-    The source is never written to. A file that cannot be used ends the run with a line about
+    Nothing of the source is ever changed. A file that cannot be used ends the run with a line about
     it, and a list in OUT/prepare-report.json.
     """
     import json

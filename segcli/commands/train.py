@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.errors import SegcliError, UsageError
+from segcli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
     from segcli.config import Config
@@ -52,6 +52,9 @@ def train(
     if resume is not None:
         if config is not None:
             raise UsageError("--resume takes its config from the run, leave CONFIG out")
+        resume = resume.parent if resume.name in ("last", "best") else resume
+        if not (resume / "config.yaml").is_file():
+            raise CheckpointError("no run in this folder, it has no config.yaml", file=resume)
         settings = load_config(resume / "config.yaml", overrides or ())
     elif config is None:
         raise UsageError(
@@ -59,17 +62,18 @@ def train(
         )
     else:
         settings = load_config(config, overrides or ())
-        if run is not None and run.exists() and any(run.iterdir()):
-            raise UsageError("run folder is not empty", file=run, hint="--resume goes on with it")
+        if run is not None and run.exists() and (run.is_file() or any(run.iterdir())):
+            raise UsageError("not an empty folder", file=run, hint="--resume goes on with a run")
     if print_model:
         _print_model(settings)
         return
     folder = resume or run or _new_folder(runs, Path(str(config)).stem)
     try:
         result = _train(settings, folder, device, resume)
-    except SegcliError:
-        # A run that never began leaves no folder for `eval` and `--resume` to stumble over.
-        if resume is None and not list(folder.glob("*/checkpoint.json")):
+    except BaseException:
+        # A run that never began leaves no folder for `eval` and `--resume` to stumble over;
+        # its config is the last thing written before the first step.
+        if run is None and not (folder / "config.yaml").exists():
             shutil.rmtree(folder, ignore_errors=True)
         raise
     _show(result)
@@ -91,11 +95,12 @@ def _new_folder(runs: Path, name: str) -> Path:
         except FileExistsError:
             continue
         except OSError:
-            make_folder(folder)
+            return make_folder(folder)
     raise UsageError("no free name for a run folder", file=runs)
 
 
 def _train(settings: Config, folder: Path, device: str | None, resume: Path | None) -> TrainResult:
+    from segcli.checkpoint import verify_or_previous
     from segcli.environment import keep_freed_memory, resolve_device
     from segcli.recipes.train import train as run_training
     from segcli.reporting.console import ConsoleReporter
@@ -106,19 +111,16 @@ def _train(settings: Config, folder: Path, device: str | None, resume: Path | No
     where = resolve_device(device)
     if where.type == "cpu":
         keep_freed_memory()
+    last = None if resume is None else folder / "last"
+    # TensorBoard forgets the steps that the resumed run takes again.
+    step = None if last is None else verify_or_previous(last)[1]["step"]
     reporter = Reporters(
         ConsoleReporter(),
         JsonLinesReporter(folder / "log.jsonl"),
-        TensorBoardReporter(folder / "tensorboard"),
+        TensorBoardReporter(folder / "tensorboard", purge_step=step),
     )
     try:
-        return run_training(
-            settings,
-            folder=folder,
-            device=where,
-            reporter=reporter,
-            resume=None if resume is None else folder / "last",
-        )
+        return run_training(settings, folder=folder, device=where, reporter=reporter, resume=last)
     finally:
         reporter.done()
 

@@ -25,9 +25,10 @@ from segcli.data.transforms import TrainTransform
 from segcli.errors import DataError
 
 Ticket = tuple[int, int]
+View = tuple[Tensor, Tensor]
 
 
-class TrainDataset(Dataset[tuple[Tensor, Tensor]]):
+class TrainDataset(Dataset[View | DataError]):
     """Augmented views of prepared samples.
 
     Args:
@@ -56,8 +57,19 @@ class TrainDataset(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, ticket: Ticket) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, ticket: Ticket) -> View | DataError:
         """Image uint8 (3, h, w) and target uint8 (h, w) or (K, h, w) for (epoch, index).
+
+        A file that cannot be used comes back as the error that names it: raised in a worker
+        process, it would reach the user as a traceback in a string.
+        """
+        try:
+            return self.view(ticket)
+        except DataError as error:
+            return error
+
+    def view(self, ticket: Ticket) -> View:
+        """As `__getitem__`.
 
         Raises:
             DataError: naming the file that cannot be used.
@@ -149,8 +161,8 @@ def _start_worker(_: int) -> None:
 
 def train_loader(
     dataset: TrainDataset, batches: StageBatches, *, workers: int, pin_memory: bool
-) -> DataLoader[tuple[Tensor, Tensor]]:
-    """Batches of uint8 (N, 3, h, w) in channels-last memory and uint8 targets."""
+) -> DataLoader[View | DataError]:
+    """Batches of uint8 (N, 3, h, w) in channels-last memory and uint8 targets, or an error."""
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -162,7 +174,11 @@ def train_loader(
     )
 
 
-def collate(views: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Stack views; images keep their channels-last memory."""
+def collate(items: list[View | DataError]) -> View | DataError:
+    """Stack views, whose images keep their channels-last memory; or the first error."""
+    views = [item for item in items if not isinstance(item, DataError)]
+    for item in items:
+        if isinstance(item, DataError):
+            return item
     images = torch.stack([v.permute(1, 2, 0) for v, _ in views]).permute(0, 3, 1, 2)
     return images, torch.stack([t for _, t in views])

@@ -43,7 +43,10 @@ def read_image(path: str | Path) -> NDArray[np.uint8]:
                 raise DataError(f"image has mode {picture.mode}, not 8 bits", file=path)
             upright = ImageOps.exif_transpose(picture)
             return np.array(upright.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    # A damaged file fails in whichever parser meets the damage: struct, EXIF, codecs...
+    except Exception as error:
         raise _unreadable(path, error) from None
 
 
@@ -68,7 +71,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
             _check_size(width, height, path)
             turned = picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5
             return (width, height) if turned else (height, width)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except DataError:
+        raise
+    except Exception as error:
         raise _unreadable(path, error) from None
 
 

@@ -258,7 +258,7 @@ def _walk(folder: Path) -> list[Path]:
     """Files below `folder`, hidden ones left out (editors and file managers leave some)."""
     return [
         Path(parent, name)
-        for parent, _, names in os.walk(folder)
+        for parent, _, names in os.walk(folder, followlinks=True)
         for name in sorted(names)
         if not name.startswith(".")
     ]

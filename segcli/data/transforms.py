@@ -1,4 +1,4 @@
-"""Training and evaluation pipelines for one size. Geometry is ours, colour albumentations'.
+"""The training pipeline for one size. Geometry is ours, colour albumentations'.
 
 Shapes: image uint8 (H, W, 3) RGB; label uint8 (H, W), or channels uint8 (K, H, W) of 0/1.
 Training crops are (h, w). Each pipeline is a pure function of its inputs and a generator.
@@ -93,21 +93,6 @@ class TrainTransform:
             inner.append(resized)
             offset.append(int(rng.integers(wanted - resized + 1)))
         return (window[0], window[1]), (inner[0], inner[1]), (offset[0], offset[1])
-
-
-class EvalTransform:
-    """The image at the size the network is to see; labels keep their own resolution.
-
-    Args:
-        size: (h, w) in pixels, or None to leave the image as it is.
-    """
-
-    def __init__(self, size: tuple[int, int] | None = None) -> None:
-        self.size = size
-
-    def __call__(self, image: U8) -> U8:
-        """uint8 (H, W, 3) -> uint8 (h, w, 3)."""
-        return image if self.size is None else _resize_image(image, self.size)
 
 
 def color_jitter(strength: float) -> Any:

@@ -28,7 +28,7 @@ def load_imagenet(network: nn.Module, name: str) -> None:
     try:
         state = weights.get_state_dict(progress=False, check_hash=True)
     except (OSError, RuntimeError) as error:
-        hint = "without a network, give a local file as encoder weights"
+        hint = "offline: --set model.weights=FILE with torchvision's keys, or null for none"
         reason = f"cannot fetch ImageNet weights of {name}, {error}"
         raise SegcliError(reason, file=weights.url, hint=hint) from None
     _load_strictly(network, state, Path(weights.url).name, name)

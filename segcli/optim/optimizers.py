@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -38,6 +39,21 @@ def build_optimizer(
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=lr)
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0)
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load moments from `state` and keep the settings that `optimizer` was built with.
+
+    A resumed run may have been given another learning rate or weight decay; torch's own
+    loading would put the old ones back without a word.
+    """
+    settings = [
+        {k: v for k, v in group.items() if k not in ("params", "lr")}
+        for group in optimizer.param_groups
+    ]
+    optimizer.load_state_dict(state)
+    for group, kept in zip(optimizer.param_groups, settings, strict=True):
+        group.update(kept)
 
 
 def schedule_factor(

@@ -17,6 +17,7 @@ from segcli.reporting.events import Reporter
 CITY = "city"
 COUNTS = {"train": 200, "val": 40, "train_extra": 20}
 SIZE = (256, 512)
+DRIVE_FRAMES = 30
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("prepare-labels", CITY),
     ("train", "demo_fpn.yaml"),
@@ -29,7 +30,7 @@ def demo(folder: Path, *, seed: int, overrides: Sequence[str], reporter: Reporte
     """Make the demo city in `folder` and take it through every command; returns seconds.
 
     Args:
-        folder: created; a city that lies in it already is used as it is.
+        folder: created; a city that lies in it already is drawn again.
         seed: of the city.
         overrides: passed to `segcli train` as ``--set``.
 
@@ -49,17 +50,17 @@ def demo(folder: Path, *, seed: int, overrides: Sequence[str], reporter: Reporte
 
 def _generate(city: Path, seed: int, reporter: Reporter) -> None:
     height, width = SIZE
-    total = sum(COUNTS.values())
+    total = sum(COUNTS.values()) + DRIVE_FRAMES
     reporter.message(f"demo city: {total} street scenes of {width}×{height} in {city}")
-    with reporter.progress("drawing the city", 1) as progress:
-        done = 0.0
-
-        def advance(count: int, of: int) -> None:
-            nonlocal done
-            progress.advance(int(count == of), frames=f"{count}/{of}")
-
+    with reporter.progress("drawing the city", total, unit="images") as progress:
         generate_city(
-            city, size=SIZE, counts=COUNTS, seed=seed, drives=1, drive_frames=30, progress=advance
+            city,
+            size=SIZE,
+            counts=COUNTS,
+            seed=seed,
+            drives=1,
+            drive_frames=DRIVE_FRAMES,
+            progress=lambda _done, _total: progress.advance(),
         )
 
 

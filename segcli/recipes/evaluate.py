@@ -139,9 +139,9 @@ def evaluate_run(
     prepared: Path | None = None,
     splits: Sequence[str] | None = None,
     out: Path | None = None,
-    pictures: int = 8,
+    pictures: int | None = None,
     limit: int | None = None,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     device: str | None = None,
     precision: str | None = None,
     reporter: Reporter | None = None,
@@ -153,7 +153,8 @@ def evaluate_run(
         prepared: a prepared data set; None takes the one the run was validated on.
         splits: evaluated as one; None takes those the run was validated on.
         out: None takes ``RUN/eval/<splits>``.
-        pictures: panels to write, evenly spaced over the samples.
+        pictures: panels to write, evenly spaced over the samples; None as in the config.
+        batch_size: images predicted together; None as in the config.
         limit: evaluate no more than this many, evenly spaced.
 
     Returns:
@@ -164,8 +165,13 @@ def evaluate_run(
     """
     reporter = reporter or NullReporter()
     checkpoint = load_checkpoint(find_checkpoint(run_or_checkpoint), warn=reporter.warning)
-    splits = tuple(splits or checkpoint.data.get("val") or ("val",))
+    usual = checkpoint.training.get("eval", {})
+    batch_size = batch_size or int(usual.get("batch_size", 4))
+    pictures = int(usual.get("pictures", 8)) if pictures is None else pictures
+    splits = tuple(dict.fromkeys(splits or checkpoint.data.get("val") or ("val",)))
     manifest = _manifest(checkpoint, prepared)
+    if prepared is None and manifest.fingerprint() != checkpoint.data.get("fingerprint"):
+        reporter.warning(f"{manifest.folder} has changed since this run was trained on it")
     samples = evenly([s for name in splits for s in manifest.split(name)], limit)
     name = "+".join(splits) + ("" if is_best(checkpoint.path) else "-last")
     folder = files.make_folder(out or run_folder(checkpoint.path) / "eval" / name)
@@ -235,6 +241,7 @@ class _PanelWriter:
     def __init__(self, folder: Path, chosen: Sequence[Sample], space: LabelSpace) -> None:
         self._folder, self._space = folder, space
         self._chosen = {(s.id, s.label) for s in chosen}
+        self._written: set[str] = set()
 
     def __call__(self, item: Loaded, prediction: Map) -> None:
         if (item.sample.id, item.sample.label) not in self._chosen:
@@ -242,7 +249,12 @@ class _PanelWriter:
         from segcli.reporting.render import comparison
 
         sheet = comparison(item.image, item.truth, prediction, self._space)
+        # Splits may share ids; the label's folder tells them apart, as in the prepared data.
+        split = item.sample.label.parent.name
         name = item.sample.id.replace("/", "_").replace("\\", "_")
+        if name in self._written:
+            name = f"{name}-{split}"
+        self._written.add(name)
         files.write_bytes(self._folder / f"{name}.png", _png(sheet), durable=False)
 
 

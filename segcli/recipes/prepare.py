@@ -11,8 +11,8 @@ from pathlib import Path
 from segcli.data.layouts import Fault, Layout, find_layout
 from segcli.data.manifest import FILE_NAME, Manifest, Sample, write_manifest
 from segcli.data.tasks import INDEX, OFFICIAL, RAW, Task, label_path, one_hot_path
-from segcli.errors import DataError, LabelSpaceError, UsageError
-from segcli.files import is_temporary, make_folder, write_json
+from segcli.errors import DataError, LabelSpaceError, SegcliError, UsageError
+from segcli.files import is_temporary, make_folder, read_json, write_json
 from segcli.labels import LabelSpace, load_label_space
 from segcli.recipes.prepare_pool import Journal, Record, Workers, key_of, worker_count
 from segcli.recipes.prepare_report import REPORT, Prepared
@@ -57,6 +57,7 @@ def prepare_labels(
     with Workers(worker_count(workers)) as pool:
         layout = find_layout(root)
         task = _make_task(layout, label_space, out, also, one_hot, mask_values)
+        _refuse_another_source(task.out / FILE_NAME, layout.root)
         journal = Journal(task.out)
         # From here on labels change: without the manifest nobody trains on half of them.
         (make_folder(task.out) / FILE_NAME).unlink(missing_ok=True)
@@ -102,6 +103,25 @@ def _make_task(
         raise UsageError("the output folder holds the source", file=folder)
     ordered = tuple(name for name in OFFICIAL if name in also)
     return Task(layout.root, folder, layout.kind, space, ordered, one_hot, mask_values)
+
+
+def _refuse_another_source(manifest: Path, root: Path) -> None:
+    """Keep the labels of one data set from being replaced by another's, unasked.
+
+    A data set that has moved, so that its old place is gone, is the same one.
+    """
+    if not manifest.is_file():
+        return
+    try:
+        source = Path(str(read_json(manifest).get("source_absolute", root)))
+    except (SegcliError, AttributeError):
+        return
+    if source.is_dir() and source.resolve() != root.resolve():
+        raise UsageError(
+            f"holds the labels of {source} already",
+            file=manifest.parent,
+            hint="choose another folder with --out",
+        )
 
 
 def _choose_space(layout: Layout, asked: str | None) -> LabelSpace:

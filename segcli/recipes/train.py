@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from segcli import checkpoint
 from segcli.config import Config
+from segcli.errors import DataError
 from segcli.inference.predictor import Predictor
 from segcli.metrics.confusion import Scores
 from segcli.optim.optimizers import schedule_factor, set_lr
@@ -86,7 +87,10 @@ def train(
 def train_stage(run: Training, stage: Stage) -> Iterator[dict[str, float]]:
     """Train from where the run stands to the end of `stage`; yields each step's losses."""
     started = time.perf_counter()
-    for images, target in stage_loader(run, stage):
+    for batch in stage_loader(run, stage):
+        if isinstance(batch, DataError):
+            raise batch
+        images, target = batch
         losses = train_step(run, images, target, stage.config.lr_scale)
         run.step += 1
         now = time.perf_counter()
@@ -121,10 +125,9 @@ def train_step(run: Training, images: Tensor, target: Tensor, lr_scale: float) -
     run.scaler.step(run.optimizer)
     run.scaler.update()
     run.average.update(run.model)
-    return {
-        **{k: float(v.detach()) for k, v in losses.items()},
-        **{f"lr/{k}": v for k, v in rates.items()},
-    }
+    # One transfer for all of them: each would wait for the device by itself.
+    values = torch.stack([value.detach() for value in losses.values()]).tolist()
+    return {**dict(zip(losses, values, strict=True)), **{f"lr/{k}": v for k, v in rates.items()}}
 
 
 def finish_epoch(run: Training, epoch: int) -> float:
@@ -142,9 +145,10 @@ def finish_epoch(run: Training, epoch: int) -> float:
         run.best_miou = miou
     description = describe(run, scores)
     weights = run.average.model.state_dict()
-    checkpoint.save_checkpoint(run.folder / "last", weights, description, resume=resume_state(run))
+    # `best` first: a run killed between the two repeats the epoch and writes `best` again.
     if better:
         checkpoint.save_checkpoint(run.folder / "best", weights, description)
+    checkpoint.save_checkpoint(run.folder / "last", weights, description, resume=resume_state(run))
     return miou
 
 

@@ -27,8 +27,8 @@ from segcli.metrics.confusion import Scores
 from segcli.models.build import build_model, parameter_groups
 from segcli.models.segmenter import Segmenter, TrainingOutput
 from segcli.optim.average import WeightAverage
-from segcli.optim.optimizers import build_optimizer
-from segcli.optim.precision import Precision, choose_precision
+from segcli.optim.optimizers import build_optimizer, load_optimizer
+from segcli.optim.precision import Precision, candidates, choose_precision
 from segcli.reporting.events import Reporter
 
 
@@ -255,7 +255,7 @@ def _restore(run: Training, state: dict[str, Any], path: Path) -> None:
     try:
         run.model.load_state_dict(state["model"])
         run.average.model.load_state_dict(state["average"])
-        run.optimizer.load_state_dict(state["optimizer"])
+        load_optimizer(run.optimizer, state["optimizer"])
     except (RuntimeError, ValueError) as error:
         text = " ".join(str(error).split())[:160]
         raise CheckpointError(f"does not fit the config ({text})", file=path) from None
@@ -288,8 +288,9 @@ def _precision(
     state: dict[str, Any] | None,
 ) -> Precision:
     """The arithmetic of a resumed run is that of its first part; else a measurement decides."""
-    if state is not None:
-        return Precision(*state["precision"])
+    open_to = candidates(config.train.precision, config.train.channels_last)
+    if state is not None and (stored := Precision(*state["precision"])) in open_to:
+        return stored
     k, first = model.num_classes, config.train.stages[0]
 
     def total(trial: nn.Module, images: Tensor) -> Tensor:

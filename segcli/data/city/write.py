@@ -136,7 +136,8 @@ def _run(
                     progress(done, len(jobs))
         except BrokenProcessPool:
             raise SegcliError(
-                "a worker process died while drawing the demo city", hint="try --workers 1"
+                "a worker process died while drawing the demo city",
+                hint="out of memory?",
             ) from None
         except BaseException:
             pool.shutdown(cancel_futures=True)
