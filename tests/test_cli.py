@@ -102,7 +102,7 @@ def test_train_without_data_says_what_to_type(tmp_path: Path) -> None:
         (["prepare-labels", "."], "no data set recognised"),
         (["eval"], "segcli train"),
         (["eval", "nothing"], "nothing"),
-        (["predict", "nothing.png"], "segcli train"),
+        (["predict", "nothing.png"], "no such file or folder: nothing.png"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], words: str) -> None:

@@ -119,11 +119,11 @@ def test_imagenet_offline_says_what_to_do(monkeypatch: pytest.MonkeyPatch) -> No
         raise OSError("Name or service not known")
 
     monkeypatch.setattr(WeightsEnum, "get_state_dict", offline)
-    with pytest.raises(SegcliError, match="give a local file as encoder weights"):
+    with pytest.raises(SegcliError, match=r"--set model\.weights=FILE"):
         load_imagenet(mobilenet_v2(), "mobilenet_v2")
 
 
-def test_imagenet_file_of_the_workshop() -> None:
+def test_a_real_imagenet_file_loads() -> None:
     if not WEIGHTS.is_file():
         pytest.skip(f"no {WEIGHTS.name} in ../shared/weights")
     expected = torch.load(WEIGHTS, weights_only=True)["features.18.0.weight"]

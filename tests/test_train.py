@@ -82,7 +82,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(
 def test_it_learns_its_images_and_eval_gives_the_same_figure_from_the_checkpoint_alone(
     tiny_prepared: Path, tmp_path: Path
 ) -> None:
-    stages = "train.stages=[{size: [64, 128], epochs: 30, batch_size: 6}]"
+    stages = "train.stages=[{size: [64, 128], epochs: 14, batch_size: 6}]"
     result = run(
         tiny_prepared,
         tmp_path / "run",
@@ -90,10 +90,11 @@ def test_it_learns_its_images_and_eval_gives_the_same_figure_from_the_checkpoint
         "data.val=[train]",
         "train.augment={scale: [1, 1], color: 0}",
         "train.optimizer.encoder_lr_factor=1",
-        "train.optimizer.lr=5e-3",
-        "train.validate_every=30",
+        "train.optimizer.lr=2e-3",
+        "train.validate_every=14",
         "train.ema=0.9",
-        "model.width_mult=0.5",
+        "model.encoder=resnet18",
+        "model.width_mult=1",
         "model.width=32",
         "model.head_width=32",
     )

@@ -61,4 +61,6 @@ def predict(
         typer.echo(f"predicted {result.predicted} images, {rate:.1f} images/s: {folders}")
     if result.failed:
         total = result.predicted + len(result.failed)
-        raise DataError(f"{len(result.failed)} of {total} images could not be read")
+        first = result.failed[0]
+        what = f"{len(result.failed)} of {total} images could not be read, the first: {first.what}"
+        raise DataError(what, file=first.file)
