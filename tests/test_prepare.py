@@ -352,3 +352,17 @@ def test_command_ends_in_one_line_on_bad_input(tmp_path: Path) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("error: truncated PNG: ")
+
+
+def test_another_data_set_does_not_replace_the_labels_of_the_first(tmp_path: Path) -> None:
+    cityscapes(tmp_path / "first", {"train": 2, "val": 1})
+    cityscapes(tmp_path / "second", {"train": 3, "val": 1})
+    _prepare(tmp_path / "first", tmp_path / "out")
+    before = bytes_below(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"holds the labels of .*first already: .*--out"):
+        _prepare(tmp_path / "second", tmp_path / "out")
+    assert bytes_below(tmp_path / "out") == before
+    # Moved, it is the same data set still.
+    (tmp_path / "first").rename(tmp_path / "moved")
+    _prepare(tmp_path / "moved", tmp_path / "out")
+    assert len(load_manifest(tmp_path / "out").split("train")) == 2

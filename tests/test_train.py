@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from segcli.errors import CheckpointError, DataError, LabelSpaceError
 from segcli.recipes import train as recipe
 from segcli.recipes.evaluate import evaluate_run
 from segcli.recipes.train import TrainResult, train
+from segcli.recipes.training import set_up
 from segcli.reporting.events import NullReporter, Reporters
 from segcli.reporting.jsonl import JsonLinesReporter
 from segcli.reporting.tensorboard import TensorBoardReporter
@@ -153,3 +155,35 @@ def test_what_does_not_fit_is_refused(tiny_prepared: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match="no samples in split 'test'"):
         run(tiny_prepared, tmp_path / "run", "data.train=[test]")
     assert not (tmp_path / "run" / "last").exists()
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_file_that_breaks_while_training_is_named_in_one_line(
+    tiny_prepared: Path, tmp_path: Path, workers: int
+) -> None:
+    broken = tmp_path / "prepared"
+    shutil.copytree(tiny_prepared, broken)
+    label = sorted((broken / "labels" / "train").rglob("*.png"))[5]
+    label.write_bytes(label.read_bytes()[:-20])
+    with pytest.raises(DataError) as caught:
+        run(broken, tmp_path / "run", f"data.workers={workers}")
+    assert caught.value.file == label
+    assert "Traceback" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_resumed_run_takes_the_settings_it_is_given(tiny_prepared: Path, tmp_path: Path) -> None:
+    run(tiny_prepared, tmp_path / "run")
+    overrides = [*TINY, f"data.prepared={tiny_prepared}", "train.optimizer.lr=5e-4"]
+    config = load_config("fpn.yaml", overrides)
+    again = set_up(
+        config,
+        folder=tmp_path / "run",
+        device=CPU,
+        reporter=NullReporter(),
+        resume=tmp_path / "run/last",
+    )
+    rates = {group["name"]: group["base_lr"] for group in again.optimizer.param_groups}
+    assert rates["decoder"] == 5e-4
+    assert again.step == 6
+    assert again.optimizer.state
