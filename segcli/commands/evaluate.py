@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from segcli.commands.options import Device, Precision
+
 
 def evaluate(
     checkpoint: Annotated[
@@ -41,12 +43,8 @@ def evaluate(
         int | None,
         typer.Option(min=1, help="Images at a time; default: as in the config."),
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA is taken where there is one.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or fp16; default: as validated in training.")
-    ] = None,
+    device: Device = None,
+    precision: Precision = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the scores as JSON on stdout, all else on stderr.")
     ] = False,

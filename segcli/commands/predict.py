@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from segcli.commands.options import Device, Precision
 from segcli.errors import DataError
 
 
@@ -30,12 +31,8 @@ def predict(
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Write overlays beside the masks.")
     ] = True,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA is taken where there is one.")
-    ] = None,
-    precision: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or fp16; default: as validated in training.")
-    ] = None,
+    device: Device = None,
+    precision: Precision = None,
 ) -> None:
     """Predict pictures: indexed PNG masks (pixel = class index) and overlays with a legend."""
     from segcli.recipes.predict import predict_files

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from segcli.commands.options import Device
 from segcli.errors import CheckpointError, UsageError
 
 if TYPE_CHECKING:
@@ -34,9 +35,7 @@ def train(
     run: Annotated[
         Path | None, typer.Option(help="Exact run folder; the default is RUNS/CONFIG-TIME.")
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA is taken where there is one.")
-    ] = None,
+    device: Device = None,
     print_model: Annotated[
         bool,
         typer.Option("--print-model", help="Show layers, parameters and FLOPs, and stop."),
