@@ -35,8 +35,12 @@ class DataConfig(Section):
     """Splits to validate on."""
     soft_targets: bool = False
     """Train on the one-hot channels, resized as fractions, in place of class indices."""
+    packed: bool = True
+    """Cut training crops from the packed copy (`prepare-labels --pack`) where there is one."""
     workers: int | None = Field(default=None, ge=0, le=256)
     """Loader processes; null chooses by the number of cores."""
+    worker_timeout: Positive = 300.0
+    """Seconds without a batch after which a loader worker counts as hung."""
 
 
 class ModelConfig(Section):
@@ -58,13 +62,37 @@ class ModelConfig(Section):
     """Encoder weights: `imagenet` (downloads), a local file in torchvision's keys, or null."""
 
 
+# What a preset means where the config does not say otherwise.
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": {"scale": (1.0, 1.0), "flip": 0.0, "color": 0.0, "weather": 0.0},
+    "base": {"scale": (0.5, 2.0), "flip": 0.5, "color": 0.3, "weather": 0.0},
+    "weather": {"scale": (0.5, 2.0), "flip": 0.5, "color": 0.3, "weather": 1.0},
+}
+
+
 class AugmentConfig(Section):
+    preset: Literal["none", "base", "weather"] = "base"
+    """Defaults of the keys below: `none`, `base` (scale, crop, flip, colour) or `weather`."""
     scale: tuple[Positive, Positive] = (0.5, 2.0)
     """Range of the random resize before the crop."""
     flip: Fraction = 0.5
     """Probability of a horizontal flip."""
     color: NonNegative = 0.3
     """Strength of brightness, contrast and saturation jitter; hue gets a fifth of it."""
+    weather: NonNegative = 0.0
+    """Strength of snow, rain, fog, darkness, blur and lens drops; 0 is always fair."""
+    weather_share: Fraction = 0.5
+    """Share of the crops that get weather."""
+    extra: tuple[dict[str, Any], ...] = ()
+    """More albumentations transforms of pixels, such as {name: GaussNoise, p: 0.2}, in order."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        defaults = PRESETS.get(str(value.get("preset", "base")), {})
+        return {**defaults, **value}
 
     @model_validator(mode="after")
     def _ordered(self) -> AugmentConfig:
@@ -81,9 +109,19 @@ class StageConfig(Section):
     epochs: Count = 60
     """Passes over the training images in this stage."""
     batch_size: Count = 8
-    """Images in one optimiser step."""
+    """Images in one optimiser step, over all processes."""
+    accumulate: Count = 1
+    """Parts that a batch is cut into, one after the other, where memory is short."""
     lr_scale: Positive = 1.0
     """Factor on the learning rate in this stage."""
+    augment: NonNegative = 1.0
+    """Factor on the strength of colour and weather, which may grow with the size."""
+
+    @model_validator(mode="after")
+    def _divisible(self) -> StageConfig:
+        if self.batch_size % self.accumulate:
+            raise ValueError("batch_size must be a multiple of accumulate")
+        return self
 
 
 class OptimizerConfig(Section):
@@ -97,8 +135,8 @@ class OptimizerConfig(Section):
     """Decoupled for adamw, L2 for sgd."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """For sgd."""
-    schedule: Literal["poly", "cosine", "constant"] = "poly"
-    """How the learning rate falls after the warm-up."""
+    schedule: Literal["poly", "cosine", "onecycle", "constant"] = "poly"
+    """How the learning rate falls after the warm-up; onecycle also rises in half a cosine."""
     power: Positive = 0.9
     """Exponent of `poly`."""
     warmup: Fraction = 0.05
@@ -107,13 +145,24 @@ class OptimizerConfig(Section):
     """Largest gradient norm; 0 does not clip."""
 
 
+LossTerm = Literal["cross_entropy", "ohem", "focal", "dice", "lovasz", "bce"]
+
+
 class LossConfig(Section):
+    terms: dict[LossTerm, Positive] = Field(default={"cross_entropy": 1.0}, min_length=1)
+    """Losses by name and their weights; what is minimised is the weighted sum."""
     class_weights: Literal["none", "sqrt", "log"] = "none"
     """Class weights from the manifest's pixel counts: 1/sqrt(share) or 1/log(1.02 + share)."""
     auxiliary: NonNegative = 0.4
     """Weight of the mean of the pyramid levels' own losses."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of each target spread over all classes."""
+    """Share of each target spread over all classes, in cross-entropy and OHEM."""
+    ohem_threshold: Annotated[float, Field(gt=0, le=1)] = 0.7
+    """OHEM counts pixels whose class has a probability below this..."""
+    ohem_keep: Annotated[float, Field(gt=0, le=1)] = 0.0625
+    """...and at least this share of the valid pixels, the hardest ones."""
+    focal_gamma: NonNegative = 2.0
+    """Exponent of the focal loss."""
 
 
 class TrainConfig(Section):
@@ -128,8 +177,24 @@ class TrainConfig(Section):
     """auto measures a few steps on this machine and takes the fastest of fp32 and bf16."""
     channels_last: bool | None = None
     """Memory layout; null measures."""
+    loss_at: Literal["network", "label"] = "network"
+    """label: logits go back to the label's own resolution, `size / resize`, for the loss."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """torch.compile; auto compiles on CUDA, where it pays."""
+    freeze_encoder: int = Field(default=0, ge=0)
+    """Epochs at the start in which the encoder's weights stay as they are."""
+    freeze_batchnorm: bool = False
+    """Keep the encoder's batch norm statistics and weights as they were loaded."""
     validate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
+    best_by: str = "val/miou"
+    """Logged score that decides which checkpoint is `best`; of losses the lowest."""
+    patience: int = Field(default=0, ge=0)
+    """Validations without a better score after which training stops; 0 never stops early."""
+    checkpoint_minutes: NonNegative = 10.0
+    """Minutes between the checkpoints within an epoch; 0 writes one after every step."""
+    nonfinite_limit: Count = 10
+    """Steps in a row whose loss is not finite, after which training stops."""
     seed: int = Field(default=0, ge=0, le=2**31)
     """Fixes weights, order and augmentation."""
 
