@@ -1,4 +1,4 @@
-"""A user's own label space, read from YAML: pick, merge and rename, or list mask values."""
+"""Label spaces in YAML, users' own and shipped: pick, merge and rename, or list mask values."""
 
 from __future__ import annotations
 
@@ -14,6 +14,32 @@ from segcli.labels import SHIPPED, Color, LabelClass, LabelSpace, load_label_spa
 
 _TOP_KEYS = ("name", "base", "classes")
 _CLASS_KEYS = ("name", "from", "ids", "color", "category")
+
+
+def find_label_file(name: str | Path) -> Path:
+    """The YAML file `name`: as given, else (a bare name) among those shipped with the configs.
+
+    Raises:
+        LabelSpaceError: for a name that is neither a file's nor a label space's.
+    """
+    path = Path(name)
+    is_file_name = path.suffix.lower() in (".yaml", ".yml")
+    if path.parent == Path(".") and not (is_file_name and path.is_file()):
+        shipped = _shipped_folder() / (path.name if is_file_name else f"{path.name}.yaml")
+        if shipped.is_file():
+            return shipped
+    if is_file_name:
+        return path
+    known = sorted({*SHIPPED, *(p.stem for p in _shipped_folder().glob("*.yaml"))})
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+    raise LabelSpaceError(f"unknown label space '{name}'", hint=f"{hint} or a .yaml file")
+
+
+def _shipped_folder() -> Path:
+    from segcli.config_file import shipped_folder
+
+    return shipped_folder() / "label_spaces"
 
 
 def parse_label_space(path: Path) -> LabelSpace:

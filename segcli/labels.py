@@ -9,7 +9,6 @@ https://www.cityscapes-dataset.com.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 from collections.abc import Iterable
@@ -286,7 +285,7 @@ SHIPPED = {
 
 
 def load_label_space(name: str | Path) -> LabelSpace:
-    """A shipped label space by name, or a user's own from a YAML file.
+    """A shipped label space by name, or one from a YAML file of the user's or a shipped one.
 
     The YAML names a `base` and picks, merges and renames its classes, or lists classes with
     the mask values (`ids`) they have::
@@ -304,11 +303,6 @@ def load_label_space(name: str | Path) -> LabelSpace:
     """
     if str(name) in SHIPPED:
         return SHIPPED[str(name)]()
-    path = Path(name)
-    if path.suffix.lower() not in (".yaml", ".yml"):
-        near = difflib.get_close_matches(str(name), SHIPPED, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(SHIPPED)}"
-        raise LabelSpaceError(f"unknown label space '{name}'", hint=f"{hint} or a .yaml file")
-    from segcli.label_file import parse_label_space
+    from segcli.label_file import find_label_file, parse_label_space
 
-    return parse_label_space(path)
+    return parse_label_space(find_label_file(name))

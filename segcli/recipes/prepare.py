@@ -20,7 +20,13 @@ from segcli.reporting.events import Reporter
 
 USER_SPACE = "labels.yaml"
 _DEFAULT_SPACE = {"cityscapes": "cityscapes-19", "camvid": "camvid-11"}
-_TRAIN_CONFIG = {"cityscapes-19": "fpn.yaml", "camvid-11": "camvid_fpn_mobilenet.yaml"}
+_TRAIN_CONFIG = {
+    "cityscapes-19": "fpn.yaml",
+    "cityscapes-categories": "fpn_categories.yaml",
+    "traffic-9": "fpn_classes.yaml",
+    "camvid-11": "camvid_fpn_mobilenet.yaml",
+    "camvid-categories": "camvid_fpn_categories.yaml",
+}
 _KNOWN_CORRUPT = "troisdorf_000000_000073"
 
 
