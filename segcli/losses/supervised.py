@@ -1,76 +1,49 @@
-"""Losses against labels.
+"""Losses against labels, summed by weight over terms and pyramid levels.
 
 Shapes: N images, K classes, H × W pixels of the label, h × w pixels of a pyramid level.
-Hard targets are uint8 (N, H, W) with an ignore index; soft targets are (N, K, H, W), the
-share of each class in a pixel, uint8 in 0..255 or float in 0..1, all zero where ignored.
+Targets are hard or soft, as `targets.py` says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from functools import partial
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from segcli.config import LossTerm
+from segcli.errors import ConfigError
+from segcli.losses.cross_entropy import cross_entropy, focal, ohem
+from segcli.losses.regions import bce, dice, lovasz
+from segcli.losses.targets import CountOver, class_weights_from_counts, planes, shrink_target
 
-def cross_entropy(
-    logits: Tensor,
-    target: Tensor,
-    *,
-    ignore_index: int = 255,
-    weight: Tensor | None = None,
-    label_smoothing: float = 0.0,
-) -> Tensor:
-    """Mean cross-entropy per valid pixel, in float32; 0 where no pixel is valid.
+__all__ = ["SegmentationLoss", "class_weights_from_counts", "cross_entropy", "shrink_target"]
 
-    Args:
-        logits: (N, K, H, W), any float type.
-        target: hard uint8 or int64 (N, H, W), or soft (N, K, H, W), as the file says.
-        weight: (K,) class weights; the mean is weighted by them, as torch defines it.
-
-    Returns:
-        Scalar float32 tensor, differentiable also when it is 0 for want of valid pixels.
-    """
-    # Planes of pixels per class: on a CPU the softmax over channels-last memory, a few
-    # numbers at a time, takes twice as long.
-    logits = logits.float().contiguous()
-    if target.ndim == 4:
-        return _soft(logits, target, weight)
-    labels = target.long()
-    total = F.cross_entropy(
-        logits,
-        labels,
-        weight,
-        ignore_index=ignore_index,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
-    valid = labels != ignore_index
-    if weight is None:
-        count = valid.sum()
-    else:
-        count = weight[torch.where(valid, labels, 0)].mul(valid).sum()
-    return total / count.clamp(min=1e-6)
-
-
-def _soft(logits: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-    share = target.float()
-    if not target.is_floating_point():
-        share = share / 255.0
-    if weight is not None:
-        share = share * weight[:, None, None]
-    return -(share * F.log_softmax(logits, dim=1)).sum() / share.sum().clamp(min=1e-6)
+DEFAULT_TERMS: Mapping[LossTerm, float] = MappingProxyType({"cross_entropy": 1.0})
 
 
 class SegmentationLoss(nn.Module):
-    """Cross-entropy on the merged prediction plus that of the pyramid levels.
+    """A weighted sum of losses on the merged prediction, plus that of the pyramid levels.
 
     Args:
+        terms: loss name -> weight; `cross_entropy`, `ohem`, `focal`, `dice`, `lovasz`, `bce`.
         ignore_index: label value that takes no part.
         class_weights: (K,) float32 or None.
         auxiliary: weight of the mean over the levels' losses.
-        label_smoothing: share of each hard target spread over all classes.
+        label_smoothing: share of each target spread over all classes, in `cross_entropy` and
+            `ohem`.
+        ohem_threshold, ohem_keep: `threshold` and `keep` of `ohem`.
+        focal_gamma: exponent of `focal`.
+        count_over: where several processes share a batch, see `targets.mean_over`. Dice and
+            Lovász, which are no means over pixels, look at the process's own part alone.
+
+    Raises:
+        ConfigError: a term of another name, or none at all.
     """
 
     class_weights: Tensor | None
@@ -78,16 +51,37 @@ class SegmentationLoss(nn.Module):
     def __init__(
         self,
         *,
+        terms: Mapping[LossTerm, float] = DEFAULT_TERMS,
         ignore_index: int = 255,
         class_weights: Tensor | None = None,
         auxiliary: float = 0.4,
         label_smoothing: float = 0.0,
+        ohem_threshold: float = 0.7,
+        ohem_keep: float = 0.0625,
+        focal_gamma: float = 2.0,
+        count_over: CountOver | None = None,
     ) -> None:
         super().__init__()
+        known: dict[str, Callable[..., Tensor]] = {
+            "cross_entropy": partial(cross_entropy, label_smoothing=label_smoothing),
+            "ohem": partial(
+                ohem, label_smoothing=label_smoothing, threshold=ohem_threshold, keep=ohem_keep
+            ),
+            "focal": partial(focal, gamma=focal_gamma),
+            "dice": dice,
+            "lovasz": lovasz,
+            "bce": bce,
+        }
+        if not terms:
+            raise ConfigError("no loss is named", hint=f"known: {', '.join(known)}")
+        for name in terms:
+            _check(name, known)
+        self.terms: dict[str, float] = {str(name): value for name, value in terms.items()}
+        self.count_over = count_over
         self.ignore_index = ignore_index
         self.auxiliary = auxiliary
-        self.label_smoothing = label_smoothing
         self.register_buffer("class_weights", class_weights)
+        self._losses = {name: known[name] for name in terms}
 
     def forward(
         self, logits: Tensor, auxiliary: Mapping[str, Tensor], target: Tensor
@@ -95,59 +89,55 @@ class SegmentationLoss(nn.Module):
         """Named losses; their ``total`` is what is minimised.
 
         Args:
-            logits: (N, K, H, W).
+            logits: (N, K, H, W), or of another size: they are then interpolated to the
+                target's (bilinear), in float32.
             auxiliary: level name -> (N, K, h, w), each at its own resolution.
             target: hard (N, H, W) or soft (N, K, H, W).
+
+        Returns:
+            Scalars: ``segmentation``, the weighted sum on `logits`; where there are several
+            terms each by its name, unweighted; each level by its name; ``total``.
         """
-        losses = {"segmentation": self._one(logits, target)}
+        if logits.shape[-2:] != target.shape[-2:]:
+            size = (target.shape[-2], target.shape[-1])
+            logits = F.interpolate(planes(logits), size, mode="bilinear", align_corners=False)
+        terms = self._each(logits, target)
+        losses = {"segmentation": self._sum(terms)}
+        if len(terms) > 1:
+            losses.update(terms)
         if auxiliary and self.auxiliary > 0:
             for name, level in auxiliary.items():
-                losses[name] = self._one(level, shrink_target(target, level.shape[-2:]))
+                small = shrink_target(target, level.shape[-2:])
+                losses[name] = self._sum(self._each(level, small))
             levels = torch.stack([losses[name] for name in auxiliary])
             losses["total"] = losses["segmentation"] + self.auxiliary * levels.mean()
         else:
             losses["total"] = losses["segmentation"]
         return losses
 
-    def _one(self, logits: Tensor, target: Tensor) -> Tensor:
-        return cross_entropy(
-            logits,
-            target,
-            ignore_index=self.ignore_index,
-            weight=self.class_weights,
-            label_smoothing=self.label_smoothing,
-        )
+    def alone(self) -> SegmentationLoss:
+        """The same loss without `count_over`, for steps that one process takes by itself."""
+        single = copy.copy(self)
+        single.count_over = None
+        return single
+
+    def _each(self, logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The terms, unweighted, of logits and a target of one size."""
+        logits = planes(logits)
+        common = {"ignore_index": self.ignore_index, "weight": self.class_weights}
+        counted = {**common, "count_over": self.count_over}
+        return {
+            name: loss(logits, target, **(common if name in ("dice", "lovasz") else counted))
+            for name, loss in self._losses.items()
+        }
+
+    def _sum(self, terms: Mapping[str, Tensor]) -> Tensor:
+        weighted = [self.terms[name] * loss for name, loss in terms.items()]
+        return weighted[0] if len(weighted) == 1 else torch.stack(weighted).sum()
 
 
-def shrink_target(target: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
-    """Bring a target to a level's h × w: hard ones by nearest centre, soft ones by area.
-
-    Reading the label at the level's resolution costs 1/stride² of upsampling its logits.
-    """
-    h, w = size
-    if target.ndim == 4:
-        scale = 1.0 if target.is_floating_point() else 1 / 255.0
-        return F.adaptive_avg_pool2d(target.float() * scale, (h, w))
-    rows = _centres(target.shape[-2], h, target.device)
-    columns = _centres(target.shape[-1], w, target.device)
-    return target[:, rows[:, None], columns]
-
-
-def _centres(full: int, small: int, device: torch.device) -> Tensor:
-    position = (torch.arange(small, device=device) + 0.5) * (full / small)
-    return position.long().clamp(max=full - 1)
-
-
-def class_weights_from_counts(counts: Tensor, kind: str) -> Tensor | None:
-    """Weights (K,) float32 of mean 1 over the classes that occur, from pixel counts (K,).
-
-    ``sqrt`` is 1/sqrt(share); ``log`` is 1/log(1.02 + share) of ENet (arXiv 1606.02147,
-    section 5.1); ``none`` gives None. A class without pixels gets weight 1.
-    """
-    if kind == "none":
-        return None
-    share = counts.double() / counts.sum().clamp(min=1)
-    present = counts > 0
-    raw = share.clamp(min=1e-12).rsqrt() if kind == "sqrt" else 1 / torch.log(1.02 + share)
-    raw = raw / raw[present].mean()
-    return torch.where(present, raw, torch.ones_like(raw)).float()
+def _check(name: str, known: Mapping[str, object]) -> None:
+    if name not in known:
+        near = get_close_matches(name, list(known), n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+        raise ConfigError(f"unknown loss '{name}'", hint=hint)
