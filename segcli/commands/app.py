@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from segcli import __version__
-from segcli.commands import demo, evaluate, predict, prepare_labels, train
+from segcli.commands import check, demo, evaluate, predict, prepare_labels, train
 from segcli.environment import prepare_process
 from segcli.errors import SegcliError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("prepare-labels")(prepare_labels.prepare_labels)
+app.command("check")(check.check)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
 app.command("predict")(predict.predict)
