@@ -69,6 +69,11 @@ def previous_of(folder: Path) -> Path:
     return folder.with_name(f"{folder.name}.previous")
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether `folder`, or the one it replaced, holds a checkpoint; it is not verified."""
+    return any((f / DESCRIPTION).is_file() for f in (folder, previous_of(folder)))
+
+
 def save_checkpoint(
     folder: Path,
     state_dict: dict[str, torch.Tensor],

@@ -183,12 +183,12 @@ class TrainConfig(Section):
     """torch.compile; auto compiles on CUDA, where it pays."""
     freeze_encoder: int = Field(default=0, ge=0)
     """Epochs at the start in which the encoder's weights stay as they are."""
-    freeze_batchnorm: bool = False
-    """Keep the encoder's batch norm statistics and weights as they were loaded."""
+    freeze_batchnorm: Literal["none", "encoder", "all"] = "none"
+    """Where batch norm keeps the statistics and weights that it starts with."""
     validate_every: Count = 1
     """Epochs between validations; the last epoch is always validated."""
     best_by: str = "val/miou"
-    """Logged score that decides which checkpoint is `best`; of losses the lowest."""
+    """Logged score that decides which checkpoint is `best`, such as val_iou/person."""
     patience: int = Field(default=0, ge=0)
     """Validations without a better score after which training stops; 0 never stops early."""
     checkpoint_minutes: NonNegative = 10.0

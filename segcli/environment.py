@@ -12,8 +12,11 @@ from segcli import __version__
 from segcli.errors import UsageError
 
 
-def resolve_device(name: str | None) -> Any:
+def resolve_device(name: str | None, local_rank: int | None = None) -> Any:
     """The `torch.device` called `name`; None takes CUDA where there is one.
+
+    Args:
+        local_rank: where several processes share a machine, the number of this one's device.
 
     Raises:
         UsageError: an unknown device, or one that this machine does not have.
@@ -21,7 +24,9 @@ def resolve_device(name: str | None) -> Any:
     import torch
 
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        name = "cuda" if local_rank is None else f"cuda:{local_rank}"
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -12,11 +12,10 @@ from conftest import TINY
 
 from segcli import checkpoint
 from segcli.config_file import load_config
-from segcli.errors import CheckpointError, DataError, LabelSpaceError
-from segcli.recipes import train as recipe
+from segcli.errors import DataError, LabelSpaceError
 from segcli.recipes.evaluate import evaluate_run
 from segcli.recipes.train import TrainResult, train
-from segcli.recipes.training import set_up
+from segcli.recipes.training_setup import set_up
 from segcli.reporting.events import NullReporter, Reporters
 from segcli.reporting.jsonl import JsonLinesReporter
 from segcli.reporting.tensorboard import TensorBoardReporter
@@ -46,39 +45,6 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     run(tiny_prepared, tmp_path / "c", "model.dropout=0.2", "train.seed=1")
     assert same(tmp_path / "a/last", tmp_path / "b/last")
     assert not same(tmp_path / "a/last", tmp_path / "c/last")
-
-
-def test_a_stopped_run_goes_on_to_the_same_weights(
-    tiny_prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    stages = (
-        "train.stages=[{size: [32, 32], resize: 0.5, epochs: 1, batch_size: 4}, "
-        "{size: [32, 64], epochs: 2, batch_size: 6, lr_scale: 0.5}]"
-    )
-    whole = run(tiny_prepared, tmp_path / "whole", stages)
-    assert whole.steps == 3 + 4
-
-    saved = recipe.finish_epoch
-
-    class StoppedError(Exception):
-        pass
-
-    def stop_after(run, epoch):  # type: ignore[no-untyped-def]
-        saved(run, epoch)
-        if epoch == 2:
-            raise StoppedError
-
-    monkeypatch.setattr(recipe, "finish_epoch", stop_after)
-    with pytest.raises(StoppedError):
-        run(tiny_prepared, tmp_path / "cut", stages)
-    monkeypatch.setattr(recipe, "finish_epoch", saved)
-    result = run(tiny_prepared, tmp_path / "cut", stages, resume=tmp_path / "cut/last")
-    assert result.steps == 7
-    assert same(tmp_path / "whole/last", tmp_path / "cut/last")
-    again = run(tiny_prepared, tmp_path / "cut", stages, resume=tmp_path / "cut/last")
-    assert again.steps == 7
-    with pytest.raises(CheckpointError, match="other stages"):
-        run(tiny_prepared, tmp_path / "cut", resume=tmp_path / "cut/last")
 
 
 def test_it_learns_its_images_and_eval_gives_the_same_figure_from_the_checkpoint_alone(

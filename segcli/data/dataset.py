@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,8 @@ from segcli.data.images import read_image, read_label
 from segcli.data.manifest import Sample
 from segcli.data.onehot import load_one_hot
 from segcli.data.transforms import TrainTransform
-from segcli.errors import DataError
+from segcli.data.watch import WorkerLog
+from segcli.errors import ConfigError, DataError
 
 Ticket = tuple[int, int]
 View = tuple[Tensor, Tensor]
@@ -53,6 +55,7 @@ class TrainDataset(Dataset[View | DataError]):
         self.seed = seed
         self.num_classes = num_classes
         self.soft_targets = soft_targets
+        self.log = WorkerLog()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -63,10 +66,13 @@ class TrainDataset(Dataset[View | DataError]):
         A file that cannot be used comes back as the error that names it: raised in a worker
         process, it would reach the user as a traceback in a string.
         """
+        self.log.begin(ticket[1])
         try:
             return self.view(ticket)
         except DataError as error:
             return error
+        finally:
+            self.log.end()
 
     def view(self, ticket: Ticket) -> View:
         """As `__getitem__`.
@@ -121,17 +127,33 @@ class StageBatches(Sampler[list[Ticket]]):
         first_epoch: number of the stage's first epoch in the run.
         seed: of the experiment.
         start: batches of this stage already trained on.
+        rank, world: of the processes that share every batch, each taking its own part.
     """
 
     def __init__(
-        self, count: int, batch_size: int, *, epochs: int, first_epoch: int, seed: int, start: int
+        self,
+        count: int,
+        batch_size: int,
+        *,
+        epochs: int,
+        first_epoch: int,
+        seed: int,
+        start: int,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
+        if batch_size % world:
+            raise ConfigError(
+                f"batch_size {batch_size} does not divide among {world} processes",
+                hint="batch_size counts the images of all processes together",
+            )
         self.count = count
         self.batch_size = batch_size
         self.epochs = epochs
         self.first_epoch = first_epoch
         self.seed = seed
         self.start = start
+        self.rank, self.share = rank, batch_size // world
         self.per_epoch = batches_per_epoch(count, batch_size)
 
     def __len__(self) -> int:
@@ -139,11 +161,14 @@ class StageBatches(Sampler[list[Ticket]]):
 
     def __iter__(self) -> Iterator[list[Ticket]]:
         for number in range(self.start, self.per_epoch * self.epochs):
-            epoch = self.first_epoch + number // self.per_epoch
-            order = epoch_order(self.count, seed=self.seed, epoch=epoch)
-            begin = number % self.per_epoch * self.batch_size
-            picked = [order[i % self.count] for i in range(begin, begin + self.batch_size)]
-            yield [(epoch, index) for index in picked]
+            yield self.batch(number)
+
+    def batch(self, number: int) -> list[Ticket]:
+        """This rank's part of the stage's batch `number`."""
+        epoch = self.first_epoch + number // self.per_epoch
+        order = epoch_order(self.count, seed=self.seed, epoch=epoch)
+        begin = number % self.per_epoch * self.batch_size + self.rank * self.share
+        return [(epoch, order[i % self.count]) for i in range(begin, begin + self.share)]
 
 
 def batches_per_epoch(count: int, batch_size: int) -> int:
@@ -155,14 +180,27 @@ def _start_worker(_: int) -> None:
     # The cores belong to the network: one thread a worker, and that one gives way. A worker
     # that shares a core as an equal holds up every thread of the step it is loading for.
     cv2.setNumThreads(0)
+    # Ctrl-C and a stopping machine signal the whole group; the main process decides, and
+    # needs its workers until it has written its checkpoint.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(OSError, AttributeError):
         os.nice(19)
 
 
 def train_loader(
-    dataset: TrainDataset, batches: StageBatches, *, workers: int, pin_memory: bool
+    dataset: TrainDataset,
+    batches: StageBatches,
+    *,
+    workers: int,
+    pin_memory: bool,
+    timeout: float = 0.0,
 ) -> DataLoader[View | DataError]:
-    """Batches of uint8 (N, 3, h, w) in channels-last memory and uint8 targets, or an error."""
+    """Batches of uint8 (N, 3, h, w) in channels-last memory and uint8 targets, or an error.
+
+    A worker that dies, or gives nothing for `timeout` seconds (0 waits for ever), raises a
+    RuntimeError in the consumer; `watch.blame` makes it one that names the sample.
+    """
     return DataLoader(
         dataset,
         batch_sampler=batches,
@@ -171,6 +209,7 @@ def train_loader(
         collate_fn=collate,
         pin_memory=pin_memory,
         prefetch_factor=4 if workers else None,
+        timeout=timeout if workers else 0,
     )
 
 

@@ -63,8 +63,14 @@ def schedule_factor(
 
     The warm-up rises linearly over its share of the steps; ``poly`` is (1 - t)^power of
     DeepLab (arXiv 1606.00915, section 4.1), ``cosine`` half a cosine (arXiv 1608.03983).
+    ``onecycle`` rises from a 25th in half a cosine over the warm-up's share, 0.3 usually, and
+    falls in another one (arXiv 1708.07120, section 3).
     """
     rising = round(total * warmup)
+    if schedule == "onecycle":
+        if step < rising:
+            return 1 / 25 + (1 - 1 / 25) * 0.5 * (1 - math.cos(math.pi * step / rising))
+        schedule = "cosine"
     if step < rising:
         return (step + 1) / (rising + 1)
     t = (step - rising) / max(1, total - rising)

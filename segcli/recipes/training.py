@@ -1,6 +1,7 @@
 """What a training run is made of, shared by `train` and, later, `distill`.
 
-The plan of stages, the state that moves, and how it is described, saved and restored.
+The plan of stages, the state that moves, the batches of a stage, and the network as it is
+called: frozen in part, compiled, spread over processes.
 """
 
 from __future__ import annotations
@@ -11,24 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from segcli import checkpoint, files
 from segcli.config import Config, StageConfig
 from segcli.data.dataset import StageBatches, TrainDataset, batches_per_epoch, train_loader
-from segcli.data.manifest import Manifest, Sample, load_manifest
+from segcli.data.manifest import Manifest, Sample
 from segcli.data.transforms import TrainTransform
-from segcli.environment import describe_environment, usable_cores
-from segcli.errors import CheckpointError, LabelSpaceError
+from segcli.distributed import World
+from segcli.environment import usable_cores
 from segcli.labels import LabelSpace
-from segcli.losses.supervised import SegmentationLoss, class_weights_from_counts
-from segcli.metrics.confusion import Scores
-from segcli.models.build import build_model, parameter_groups
+from segcli.losses.supervised import SegmentationLoss
+from segcli.models.build import build_model
 from segcli.models.segmenter import Segmenter, TrainingOutput
 from segcli.optim.average import WeightAverage
-from segcli.optim.optimizers import build_optimizer, load_optimizer
-from segcli.optim.precision import Precision, candidates, choose_precision
+from segcli.optim.precision import Precision
 from segcli.reporting.events import Reporter
 
 
@@ -48,7 +46,17 @@ class Stage:
 
 @dataclasses.dataclass
 class Training:
-    """All that moves while training, and what it moves with."""
+    """All that moves while training, and what it moves with.
+
+    Attributes:
+        network: `model` as it is called: compiled, in DistributedDataParallel; see `freeze`.
+        step: optimiser steps taken, skipped ones included.
+        epochs_done: epochs that have been validated (where due) and saved.
+        best_score, best_miou: of the best validation by `train.best_by`, and ever.
+        stale: validations since the best one.
+        nonfinite: steps in a row whose loss was not finite.
+        seconds: of training and validation, over all resumed parts.
+    """
 
     config: Config
     folder: Path
@@ -63,8 +71,15 @@ class Training:
     precision: Precision
     device: torch.device
     reporter: Reporter
+    world: World
+    network: nn.Module | None = None
+    frozen: bool = False
     step: int = 0
+    epochs_done: int = 0
+    best_score: float | None = None
     best_miou: float = -1.0
+    stale: int = 0
+    nonfinite: int = 0
     seconds: float = 0.0
 
     @property
@@ -75,57 +90,9 @@ class Training:
     def label_space(self) -> LabelSpace:
         return self.manifest.label_space
 
-
-def set_up(
-    config: Config, *, folder: Path, device: torch.device, reporter: Reporter, resume: Path | None
-) -> Training:
-    """Everything before the first step: data, model, arithmetic, the state to go on from."""
-    torch.manual_seed(config.train.seed)
-    manifest = load_manifest(config.data.prepared)
-    _check_label_space(config, manifest)
-    samples = tuple(s for name in config.data.train for s in manifest.split(name))
-    for name in config.data.val:
-        manifest.split(name)
-    model = build_from_config(config, manifest.label_space.num_classes, pretrained=resume is None)
-    loss = SegmentationLoss(
-        ignore_index=manifest.label_space.ignore_index,
-        class_weights=_class_weights(config, manifest),
-        auxiliary=config.train.loss.auxiliary,
-        label_smoothing=config.train.loss.label_smoothing,
-    )
-    model.to(device).train()
-    loss.to(device)
-    state = checkpoint.load_resume(resume, warn=reporter.warning) if resume else None
-    precision = _precision(config, model, loss, device, reporter, state)
-    model.to(memory_format=precision.memory_format)
-    settings = config.train.optimizer
-    optimizer = build_optimizer(
-        parameter_groups(model),
-        name=settings.name,
-        lr=settings.lr,
-        encoder_lr_factor=settings.encoder_lr_factor,
-        weight_decay=settings.weight_decay,
-        momentum=settings.momentum,
-    )
-    run = Training(
-        config=config,
-        folder=folder,
-        manifest=manifest,
-        samples=samples,
-        stages=plan(config.train.stages, len(samples)),
-        model=model,
-        average=WeightAverage(model, config.train.ema),
-        loss=loss,
-        optimizer=optimizer,
-        scaler=torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
-        precision=precision,
-        device=device,
-        reporter=reporter,
-    )
-    if state is not None:
-        _restore(run, state, Path(str(resume)))
-    _write_run_files(run)
-    return run
+    def out_of_patience(self) -> bool:
+        """Whether `train.patience` validations have gone by without a better score."""
+        return 0 < self.config.train.patience <= self.stale
 
 
 def build_from_config(config: Config, num_classes: int, *, pretrained: bool) -> Segmenter:
@@ -146,7 +113,15 @@ def model_arguments(config: Config, num_classes: int) -> dict[str, Any]:
         "decoder_block": m.decoder_block,
         "width_mult": m.width_mult,
         "dropout": m.dropout,
+        # Heads whose loss weighs nothing would be computed for nothing.
+        "auxiliary": config.train.loss.auxiliary > 0,
     }
+
+
+def score_names(space: LabelSpace) -> list[str]:
+    """The names under which validation logs its scores."""
+    totals = ["val/miou", "val/category_miou", "val/pixel_accuracy"]
+    return totals + [f"val_iou/{name}" for name in space.class_names]
 
 
 def plan(stages: Sequence[StageConfig], count: int) -> list[Stage]:
@@ -169,152 +144,98 @@ def forward_losses(
     return losses
 
 
-def stage_loader(run: Training, stage: Stage) -> Any:
-    """Batches from where the run stands to the end of `stage`, at that stage's size."""
-    augment, data, seed = run.config.train.augment, run.config.data, run.config.train.seed
-    transform = TrainTransform(
-        stage.config.size,
+def stage_transform(config: Config, stage: StageConfig, ignore_index: int) -> TrainTransform:
+    """The training pipeline of a stage; its colour and weather as strong as the stage says."""
+    augment = config.train.augment
+    return TrainTransform(
+        stage.size,
         scale=augment.scale,
-        resize=stage.config.resize,
+        resize=stage.resize,
         flip=augment.flip,
-        color=augment.color,
-        ignore_index=run.label_space.ignore_index,
+        color=augment.color * stage.augment,
+        weather=augment.weather * stage.augment,
+        weather_share=augment.weather_share,
+        extra=augment.extra,
+        loss_at=config.train.loss_at,
+        ignore_index=ignore_index,
     )
+
+
+def stage_data(run: Training, stage: Stage) -> tuple[TrainDataset, StageBatches]:
+    """The views of a stage, and their order from where the run stands to the stage's end."""
     dataset = TrainDataset(
         run.samples,
-        transform,
-        seed=seed,
+        stage_transform(run.config, stage.config, run.label_space.ignore_index),
+        seed=run.config.train.seed,
         num_classes=run.label_space.num_classes,
-        soft_targets=data.soft_targets,
+        soft_targets=run.config.data.soft_targets,
     )
     batches = StageBatches(
         len(dataset),
         stage.config.batch_size,
         epochs=stage.config.epochs,
         first_epoch=stage.first_epoch,
-        seed=seed,
-        start=run.step - stage.first_step,
+        seed=run.config.train.seed,
+        start=max(0, run.step - stage.first_step),
+        rank=run.world.rank,
+        world=run.world.size,
     )
-    workers = data.workers if data.workers is not None else min(8, max(1, usable_cores() - 1))
-    return train_loader(dataset, batches, workers=workers, pin_memory=run.device.type == "cuda")
+    return dataset, batches
 
 
-def describe(run: Training, scores: Scores | None) -> dict[str, Any]:
-    """What `checkpoint.json` says beside the weights; JSON types."""
-    size = run.config.eval.size
-    return {
-        "model_config": model_arguments(run.config, run.label_space.num_classes),
-        "label_space": run.label_space.to_dict(),
-        "inference": {
-            "precision": run.precision.name,
-            "channels_last": run.precision.channels_last,
-            "size": None if size is None else list(size),
-        },
-        "training": run.config.to_dict(),
-        "data": {
-            "prepared": str(run.manifest.folder.resolve()),
-            "train": list(run.config.data.train),
-            "val": list(run.config.data.val),
-            "fingerprint": run.manifest.fingerprint(),
-        },
-        "scores": {} if scores is None else scores.to_dict(),
-        "step": run.step,
-    }
-
-
-def resume_state(run: Training) -> dict[str, Any]:
-    """What `resume.pt` holds: tensors, numbers and plain containers only."""
-    return {
-        "model": run.model.state_dict(),
-        "average": run.average.model.state_dict(),
-        "average_updates": run.average.updates,
-        "optimizer": run.optimizer.state_dict(),
-        "scaler": run.scaler.state_dict(),
-        "precision": [run.precision.name, run.precision.channels_last],
-        "step": run.step,
-        "best_miou": run.best_miou,
-        "seconds": run.seconds,
-        "fingerprint": run.manifest.fingerprint(),
-        "stages": _milestones(run),
-    }
-
-
-def _milestones(run: Training) -> list[list[int]]:
-    return [[*s.config.size, s.config.epochs, s.end_step] for s in run.stages]
-
-
-def _restore(run: Training, state: dict[str, Any], path: Path) -> None:
-    if state["fingerprint"] != run.manifest.fingerprint():
-        raise CheckpointError(
-            "was trained on other data than the prepared folder holds now",
-            file=path,
-            hint=f"prepare {run.manifest.folder} as it was, or start anew",
-        )
-    if state["stages"] != _milestones(run):
-        raise CheckpointError("was trained with other stages", file=path, hint="start anew")
-    try:
-        run.model.load_state_dict(state["model"])
-        run.average.model.load_state_dict(state["average"])
-        load_optimizer(run.optimizer, state["optimizer"])
-    except (RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"does not fit the config ({text})", file=path) from None
-    run.scaler.load_state_dict(state["scaler"])
-    run.average.updates = state["average_updates"]
-    run.step, run.best_miou, run.seconds = state["step"], state["best_miou"], state["seconds"]
-
-
-def _check_label_space(config: Config, manifest: Manifest) -> None:
-    wanted = config.data.label_space
-    if wanted is not None and wanted != manifest.label_space.name:
-        raise LabelSpaceError(
-            f"the config expects label space '{wanted}', the data is '{manifest.label_space.name}'",
-            file=manifest.folder,
-            hint="prepare again with that label space, or point data.prepared elsewhere",
-        )
-
-
-def _class_weights(config: Config, manifest: Manifest) -> Tensor | None:
-    counts = sum(torch.tensor(manifest.class_pixels(n)[:-1]) for n in config.data.train)
-    return class_weights_from_counts(torch.as_tensor(counts), config.train.loss.class_weights)
-
-
-def _precision(
-    config: Config,
-    model: Segmenter,
-    loss: SegmentationLoss,
-    device: torch.device,
-    reporter: Reporter,
-    state: dict[str, Any] | None,
-) -> Precision:
-    """The arithmetic of a resumed run is that of its first part; else a measurement decides."""
-    open_to = candidates(config.train.precision, config.train.channels_last)
-    if state is not None and (stored := Precision(*state["precision"])) in open_to:
-        return stored
-    k, first = model.num_classes, config.train.stages[0]
-
-    def total(trial: nn.Module, images: Tensor) -> Tensor:
-        target = images[:, 0] % k
-        return forward_losses(trial, loss, images, target)["total"]
-
-    chosen, seconds = choose_precision(
-        model,
-        total,
-        size=first.size,
-        batch_size=first.batch_size,
-        device=device,
-        precision=config.train.precision,
-        channels_last=config.train.channels_last,
+def stage_loader(run: Training, stage: Stage) -> Any:
+    """Batches from where the run stands to the end of `stage`, at that stage's size."""
+    dataset, batches = stage_data(run, stage)
+    return train_loader(
+        dataset,
+        batches,
+        workers=loader_workers(run.config, run.world),
+        pin_memory=run.device.type == "cuda",
+        timeout=run.config.data.worker_timeout,
     )
-    measured = "; ".join(f"{name} {s * 1000:.0f} ms" for name, s in seconds.items())
-    reporter.message(f"arithmetic: {chosen}" + (f" (measured: {measured})" if measured else ""))
-    return chosen
 
 
-def _write_run_files(run: Training) -> None:
-    files.make_folder(run.folder)
-    text = yaml.safe_dump(run.config.to_dict(), sort_keys=False, allow_unicode=True)
-    files.write_text(run.folder / "config.yaml", text)
-    environment = describe_environment(run.device)
-    environment["precision"] = str(run.precision)
-    files.write_json(run.folder / "environment.json", environment)
+def loader_workers(config: Config, world: World) -> int:
+    """Loader processes of each training process."""
+    if config.data.workers is not None:
+        return config.data.workers
+    return min(8, max(1, usable_cores() // world.size - 1))
+
+
+def freeze(run: Training, epoch: int) -> None:
+    """Set train mode for `epoch`, and build `network` anew where what is frozen changes.
+
+    A frozen encoder keeps its weights and its batch norm statistics; frozen batch norm is in
+    eval mode, and its weight and bias stay as they are.
+    """
+    settings = run.config.train
+    frozen = epoch < settings.freeze_encoder
+    run.model.train()
+    run.model.encoder.requires_grad_(not frozen)
+    if frozen:
+        run.model.encoder.eval()
+    where: dict[str, list[nn.Module]] = {
+        "none": [],
+        "encoder": [run.model.encoder],
+        "all": [run.model],
+    }
+    for part in where[settings.freeze_batchnorm]:
+        for module in part.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval().requires_grad_(False)
+    if run.network is None or frozen != run.frozen:
+        run.frozen = frozen
+        run.network = _network(run)
+
+
+def _network(run: Training) -> nn.Module:
+    network: nn.Module = run.model
+    on_cuda = run.device.type == "cuda"
+    mode = run.config.train.compile
+    if mode == "on" or (mode == "auto" and on_cuda):
+        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+    if run.world.size > 1:
+        devices = [run.device.index or 0] if on_cuda else None
+        # Batch norm's statistics are synced on CUDA; on a CPU rank zero's are everyone's.
+        network = nn.parallel.DistributedDataParallel(network, device_ids=devices)
+    return network

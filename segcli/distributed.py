@@ -1,0 +1,137 @@
+"""What torchrun tells a process, and the few things that processes say to each other.
+
+A run without torchrun is a world of one: every function here is then the identity, and no
+process group is made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from segcli.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+T = TypeVar("T")
+# A validation or a checkpoint of rank zero may keep the others waiting for this long.
+_PATIENCE = datetime.timedelta(minutes=60)
+
+
+@dataclasses.dataclass(frozen=True)
+class World:
+    """The place of this process among all.
+
+    Attributes:
+        rank: 0..size - 1 over all machines; rank zero writes the files and speaks.
+        local_rank: on this machine, which is also the number of its CUDA device.
+        size: processes in all.
+        restarts: how often torchrun has started the group again.
+    """
+
+    rank: int = 0
+    local_rank: int = 0
+    size: int = 1
+    restarts: int = 0
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's part of `items`: every rank's parts together are all, each once."""
+        return list(items[self.rank :: self.size])
+
+
+def world() -> World:
+    """The world that torchrun's environment variables describe.
+
+    Raises:
+        UsageError: variables that are no numbers.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
+    defaults = ("0", "0", "1", "0")
+    try:
+        values = [int(os.environ.get(n, d)) for n, d in zip(names, defaults, strict=True)]
+    except ValueError:
+        raise UsageError(f"{', '.join(names)} are not all numbers", hint="use torchrun") from None
+    return World(*values)
+
+
+def launcher() -> str:
+    """Names the torchrun that started this process, the same after an elastic restart."""
+    run = os.environ.get("TORCHELASTIC_RUN_ID", "")
+    return f"{run}/{os.environ.get('MASTER_ADDR', '')}/{os.getppid()}" if run else ""
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[World]:
+    """Join the other processes for as long as the block lasts."""
+    place = world()
+    if place.size == 1:
+        yield place
+        return
+    import torch
+    from torch import distributed
+
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        yield place
+    finally:
+        distributed.destroy_process_group()
+
+
+def from_main(place: World, value: T) -> T:
+    """Rank zero's `value`, any picklable object, on every rank."""
+    if place.size == 1:
+        return value
+    from torch import distributed
+
+    box: list[Any] = [value]
+    distributed.broadcast_object_list(box, src=0)
+    result: T = box[0]
+    return result
+
+
+def add_up(place: World, tensor: Tensor) -> Tensor:
+    """The sum of `tensor` over all ranks, in place; the same bits on each of them."""
+    if place.size > 1:
+        from torch import distributed
+
+        distributed.all_reduce(tensor)
+    return tensor
+
+
+def largest(place: World, tensor: Tensor) -> Tensor:
+    """The maximum of `tensor` over all ranks, in place."""
+    if place.size > 1:
+        from torch import distributed
+
+        distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
+    return tensor
+
+
+def buffers_from_main(place: World, module: nn.Module) -> None:
+    """Give every rank rank zero's buffers: batch norm statistics differ where it is not synced."""
+    if place.size > 1:
+        from torch import distributed
+
+        for buffer in module.buffers():
+            distributed.broadcast(buffer, src=0)
+
+
+def wait(place: World) -> None:
+    """Return when every rank has come here."""
+    if place.size > 1:
+        from torch import distributed
+
+        distributed.barrier()

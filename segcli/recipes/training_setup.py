@@ -1,0 +1,180 @@
+"""Everything before the first step: data, model, arithmetic, the state to go on from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor, nn
+
+from segcli import checkpoint, distributed, files
+from segcli.config import Config
+from segcli.data.manifest import Manifest, load_manifest
+from segcli.distributed import World
+from segcli.environment import describe_environment
+from segcli.errors import ConfigError, LabelSpaceError
+from segcli.losses.supervised import SegmentationLoss, class_weights_from_counts
+from segcli.models.build import parameter_groups
+from segcli.models.segmenter import Segmenter
+from segcli.optim.average import WeightAverage
+from segcli.optim.optimizers import build_optimizer
+from segcli.optim.precision import Precision, candidates, choose_precision
+from segcli.recipes.training import (
+    Training,
+    build_from_config,
+    forward_losses,
+    plan,
+    score_names,
+    stage_transform,
+)
+from segcli.recipes.training_state import restore
+from segcli.reporting.events import Reporter
+
+
+def set_up(
+    config: Config,
+    *,
+    folder: Path,
+    device: torch.device,
+    reporter: Reporter,
+    resume: Path | None,
+    world: World | None = None,
+) -> Training:
+    """Everything before the first step: data, model, arithmetic, the state to go on from.
+
+    Raises:
+        SegcliError: data, config or checkpoint that do not fit, before anything is written.
+    """
+    world = world or World()
+    torch.manual_seed(config.train.seed)
+    manifest = load_manifest(config.data.prepared)
+    _check_config(config, manifest)
+    samples = tuple(s for name in config.data.train for s in manifest.split(name))
+    model = build_from_config(config, manifest.label_space.num_classes, pretrained=resume is None)
+    loss = _build_loss(config, manifest, world)
+    if world.size > 1 and device.type == "cuda":
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
+    model.to(device).train()
+    loss.to(device)
+    state = checkpoint.load_resume(resume, warn=reporter.warning) if resume else None
+    chosen = _precision(config, model, loss, device, reporter, state) if world.is_main else None
+    precision = distributed.from_main(world, chosen)
+    if precision is None:
+        raise ValueError("rank zero has chosen no arithmetic")
+    model.to(memory_format=precision.memory_format)
+    settings = config.train.optimizer
+    run = Training(
+        config=config,
+        folder=folder,
+        manifest=manifest,
+        samples=samples,
+        stages=plan(config.train.stages, len(samples)),
+        model=model,
+        average=WeightAverage(model, config.train.ema),
+        loss=loss,
+        optimizer=build_optimizer(
+            parameter_groups(model),
+            name=settings.name,
+            lr=settings.lr,
+            encoder_lr_factor=settings.encoder_lr_factor,
+            weight_decay=settings.weight_decay,
+            momentum=settings.momentum,
+        ),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
+        precision=precision,
+        device=device,
+        reporter=reporter,
+        world=world,
+    )
+    if state is not None:
+        restore(run, state, Path(str(resume)))
+    if world.is_main:
+        _write_run_files(run)
+    return run
+
+
+def _check_config(config: Config, manifest: Manifest) -> None:
+    """What a config can get wrong about the data it names."""
+    wanted, found = config.data.label_space, manifest.label_space
+    if wanted is not None and wanted != found.name:
+        raise LabelSpaceError(
+            f"the config expects label space '{wanted}', the data is '{found.name}'",
+            file=manifest.folder,
+            hint="prepare again with that label space, or point data.prepared elsewhere",
+        )
+    for name in config.data.val:
+        manifest.split(name)
+    known = score_names(found)
+    if config.train.best_by not in known:
+        raise ConfigError(
+            f"train.best_by: no score is called '{config.train.best_by}'",
+            hint=f"known: {', '.join(known)}",
+        )
+    for stage in config.train.stages:
+        # Unknown transforms and arguments are found here, and not in a worker.
+        stage_transform(config, stage, found.ignore_index)
+
+
+def _build_loss(config: Config, manifest: Manifest, world: World) -> SegmentationLoss:
+    settings = config.train.loss
+    counts = sum(torch.tensor(manifest.class_pixels(n)[:-1]) for n in config.data.train)
+
+    def mean_over_ranks(count: Tensor) -> Tensor:
+        return distributed.add_up(world, count.clone()) / world.size
+
+    return SegmentationLoss(
+        ignore_index=manifest.label_space.ignore_index,
+        class_weights=class_weights_from_counts(torch.as_tensor(counts), settings.class_weights),
+        auxiliary=settings.auxiliary,
+        label_smoothing=settings.label_smoothing,
+        terms=settings.terms,
+        ohem_threshold=settings.ohem_threshold,
+        ohem_keep=settings.ohem_keep,
+        focal_gamma=settings.focal_gamma,
+        count_over=mean_over_ranks if world.size > 1 else None,
+    )
+
+
+def _precision(
+    config: Config,
+    model: Segmenter,
+    loss: SegmentationLoss,
+    device: torch.device,
+    reporter: Reporter,
+    state: dict[str, Any] | None,
+) -> Precision:
+    """The arithmetic of a resumed run is that of its first part; else a measurement decides."""
+    open_to = candidates(config.train.precision, config.train.channels_last)
+    if state is not None and (stored := Precision(*state["precision"])) in open_to:
+        return stored
+    k, first = model.num_classes, config.train.stages[0]
+
+    def total(trial: nn.Module, images: Tensor) -> Tensor:
+        target = images[:, 0] % k
+        return forward_losses(trial, loss.alone(), images, target)["total"]
+
+    chosen, seconds = choose_precision(
+        model,
+        total,
+        size=first.size,
+        batch_size=first.batch_size,
+        device=device,
+        precision=config.train.precision,
+        channels_last=config.train.channels_last,
+    )
+    measured = "; ".join(f"{name} {s * 1000:.0f} ms" for name, s in seconds.items())
+    reporter.message(f"arithmetic: {chosen}" + (f" (measured: {measured})" if measured else ""))
+    return chosen
+
+
+def _write_run_files(run: Training) -> None:
+    files.make_folder(run.folder)
+    text = yaml.safe_dump(run.config.to_dict(), sort_keys=False, allow_unicode=True)
+    files.write_text(run.folder / "config.yaml", text)
+    environment = describe_environment(run.device)
+    environment["precision"] = str(run.precision)
+    environment["processes"] = run.world.size
+    environment["launcher"] = distributed.launcher()
+    files.write_json(run.folder / "environment.json", environment)

@@ -1,0 +1,108 @@
+"""One optimiser step: forward and backward, part by part; agreement of all processes; update."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+
+import torch
+from torch import Tensor, nn
+
+from segcli import distributed
+from segcli.optim.optimizers import schedule_factor, set_lr
+from segcli.recipes.training import Stage, Training, forward_losses
+from segcli.recipes.training_guard import StopRequest
+
+
+def train_step(
+    run: Training, images: Tensor, target: Tensor, stage: Stage, stop: StopRequest
+) -> tuple[dict[str, float], bool]:
+    """One optimiser step on uint8 (N, 3, h, w) and its target.
+
+    Returns:
+        The named losses, means over all processes, and whether the step was taken: it is
+        skipped, everywhere, when loss or gradient is not finite.
+    """
+    settings = run.config.train.optimizer
+    factor = stage.config.lr_scale * schedule_factor(
+        run.step,
+        run.total_steps,
+        schedule=settings.schedule,
+        power=settings.power,
+        warmup=settings.warmup,
+    )
+    rates = set_lr(run.optimizer, factor)
+    run.optimizer.zero_grad(set_to_none=True)
+    images = images.to(run.device, non_blocking=True)
+    target = target.to(run.device, non_blocking=True)
+    losses = _backward(run, images, target, stage.config.accumulate)
+    norm = _gradient_norm(run, settings.clip_norm)
+    # One transfer for all of them: each would wait for the device by itself.
+    values, finite = _agree(run, [*losses.values(), norm], stop)
+    if finite:
+        run.scaler.step(run.optimizer)
+        run.scaler.update()
+        run.average.update(run.model)
+    named = dict(zip(losses, values, strict=False))
+    return {**named, **{f"lr/{k}": v for k, v in rates.items()}}, finite
+
+
+def _backward(run: Training, images: Tensor, target: Tensor, parts: int) -> dict[str, Tensor]:
+    """Add up the gradient of the batch, part by part; returns the named losses, detached."""
+    network = run.network if run.network is not None else run.model
+    cut = list(zip(images.chunk(parts), target.chunk(parts), strict=True))
+    shares = _shares(run, [labels for _, labels in cut])
+    total: dict[str, Tensor] = {}
+    for number, ((views, labels), share) in enumerate(zip(cut, shares, strict=True)):
+        # Dropout draws from a stream of this step and place, so that a resumed run is exact.
+        place = number * run.world.size + run.world.rank
+        torch.manual_seed((run.config.train.seed * 1_000_003 + run.step + 7919 * place) % 2**31)
+        with _unsynced(network, number + 1 < len(cut)):
+            with run.precision.autocast(run.device):
+                losses = forward_losses(network, run.loss, views, labels)
+            loss = losses["total"] if share is None else losses["total"] * share
+            run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        for name, value in losses.items():
+            value = value.detach() if share is None else value.detach() * share
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+def _shares(run: Training, targets: list[Tensor]) -> list[Tensor] | list[None]:
+    """Each part's share of the batch's valid pixels, so that parts add up to the whole."""
+    if len(targets) == 1:
+        return [None]
+    ignore = run.loss.ignore_index
+    counts = [(t != ignore).sum() if t.ndim == 3 else t.sum() for t in targets]
+    count = distributed.add_up(run.world, torch.stack(counts).double())
+    return list((count / count.sum().clamp(min=1)).float())
+
+
+def _unsynced(network: nn.Module, more: bool) -> contextlib.AbstractContextManager[None]:
+    """Leave the exchange of gradients to the last part of a batch."""
+    if more and isinstance(network, nn.parallel.DistributedDataParallel):
+        return network.no_sync()
+    return contextlib.nullcontext()
+
+
+def _gradient_norm(run: Training, largest: float) -> Tensor:
+    """The norm of the whole gradient, which is cut to `largest` where that is above 0."""
+    if largest > 0:
+        run.scaler.unscale_(run.optimizer)
+        return nn.utils.clip_grad_norm_(run.model.parameters(), largest)
+    if run.scaler.is_enabled():
+        return torch.zeros((), device=run.device)  # the scaler skips what overflows
+    return nn.utils.get_total_norm([p.grad for p in run.model.parameters() if p.grad is not None])
+
+
+def _agree(run: Training, values: list[Tensor], stop: StopRequest) -> tuple[list[float], bool]:
+    """(means of `values` over all ranks, whether all are finite); a signal reaches every rank."""
+    row = torch.stack([value.detach().float() for value in values])
+    if run.world.size > 1:
+        signalled = torch.tensor([float(stop.number)], device=row.device)
+        row = distributed.add_up(run.world, row) / run.world.size
+        stop.number = int(distributed.largest(run.world, signalled))
+    means: list[float] = row.tolist()
+    scaled = run.scaler.is_enabled() and run.config.train.optimizer.clip_norm > 0
+    # The norm of scaled gradients may overflow; the scaler then skips by itself.
+    return means, all(math.isfinite(v) for v in (means[:-1] if scaled else means))
