@@ -121,3 +121,17 @@ def test_differences_are_named() -> None:
         b, classes=(dataclasses.replace(b.classes[0], color=(0, 0, 0)), *b.classes[1:])
     )
     assert b.difference(recolored) == ""
+
+
+def test_a_shipped_file_is_found_by_its_name_and_a_users_file_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shipped = load_label_space("traffic-9")
+    assert load_label_space("traffic-9.yaml") == shipped
+    (tmp_path / "traffic-9.yaml").write_text("base: cityscapes-19\nclasses: [road]\n")
+    assert load_label_space("traffic-9.yaml").class_names == ("road",)
+    with pytest.raises(LabelSpaceError, match="did you mean 'traffic-9'"):
+        load_label_space("traffic9")
+    with pytest.raises(LabelSpaceError, match="no such label space file"):
+        load_label_space("elsewhere/traffic-9.yaml")
