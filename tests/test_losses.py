@@ -1,4 +1,4 @@
-"""Cross-entropy against plain definitions, and the edges where it must not become NaN."""
+"""The sum of losses, cross-entropy by its plain definition, and the edges without NaN."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from segcli.errors import ConfigError
 from segcli.losses.supervised import (
     SegmentationLoss,
     class_weights_from_counts,
@@ -93,3 +94,80 @@ def test_class_weights() -> None:
     log = class_weights_from_counts(counts, "log")
     assert log is not None
     assert log[1] / log[0] == pytest.approx(math.log(1.92) / math.log(1.12), rel=1e-6)
+
+
+TERMS = {"cross_entropy": 0.5, "dice": 2.0, "lovasz": 1.0, "ohem": 0.25, "focal": 3.0, "bce": 1.5}
+
+
+def test_terms_are_summed_by_weight_and_named() -> None:
+    logits, target = batch()
+    levels = {"p2": torch.randn(2, 5, 4, 5), "p3": torch.randn(2, 5, 2, 3)}
+    losses = SegmentationLoss(terms=TERMS, label_smoothing=0.1)(logits, levels, target)
+    assert set(losses) == {"segmentation", *TERMS, "p2", "p3", "total"}
+    torch.testing.assert_close(
+        losses["segmentation"], sum(weight * losses[name] for name, weight in TERMS.items())
+    )
+    for name in TERMS:
+        alone = SegmentationLoss(terms={name: 2.0}, label_smoothing=0.1)(logits, {}, target)
+        assert set(alone) == {"segmentation", "total"}
+        torch.testing.assert_close(alone["total"], 2 * losses[name])
+
+
+def test_settings_reach_their_terms() -> None:
+    logits, target = batch()
+    easy = SegmentationLoss(terms={"ohem": 1}, ohem_threshold=0.01, ohem_keep=1.0)
+    torch.testing.assert_close(easy(logits, {}, target)["total"], cross_entropy(logits, target))
+    flat = SegmentationLoss(terms={"focal": 1}, focal_gamma=0.0)
+    torch.testing.assert_close(flat(logits, {}, target)["total"], cross_entropy(logits, target))
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_logits_of_another_size_are_read_at_the_labels_own(soft: bool) -> None:
+    _, target = batch()
+    small = torch.randn(2, 5, 4, 5, dtype=torch.bfloat16)
+    if soft:
+        target = (target[:, None] == torch.arange(5)[:, None, None]).to(torch.uint8) * 255
+    losses = SegmentationLoss()(small, {"p2": small}, target)
+    large = F.interpolate(small.float(), (7, 9), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(losses["segmentation"], cross_entropy(large, target))
+    torch.testing.assert_close(
+        losses["p2"], cross_entropy(small, shrink_target(target, small.shape[-2:]))
+    )
+    assert losses["total"].dtype == torch.float32
+
+
+def test_unknown_terms_are_refused_with_the_nearest_name() -> None:
+    with pytest.raises(ConfigError, match=r"unknown loss 'lovaz' \(did you mean 'lovasz'\?\)"):
+        SegmentationLoss(terms={"lovaz": 1.0})
+    with pytest.raises(ConfigError, match="known: cross_entropy, ohem"):
+        SegmentationLoss(terms={"xyz": 1.0})
+    with pytest.raises(ConfigError, match="no loss"):
+        SegmentationLoss(terms={})
+
+
+@pytest.mark.parametrize("term", ["cross_entropy", "focal", "bce"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_processes_with_the_mean_count_give_the_loss_of_the_whole_batch(
+    term: str, weighted: bool
+) -> None:
+    """The mean over two halves, one of them nearly all ignored."""
+    logits, target = batch()
+    target[1, 1:] = 255
+    weight = torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5]) if weighted else None
+    seen: list[torch.Tensor] = []
+
+    def note(count: torch.Tensor) -> torch.Tensor:
+        seen.append(count)
+        return count
+
+    def mean(count: torch.Tensor) -> torch.Tensor:
+        return torch.stack(seen).float().mean()
+
+    halves = [(logits[i : i + 1], {}, target[i : i + 1]) for i in range(2)]
+    for half in halves:
+        SegmentationLoss(terms={term: 1}, class_weights=weight, count_over=note)(*half)
+    loss = SegmentationLoss(terms={term: 1}, class_weights=weight, count_over=mean)
+    local = torch.stack([loss(*half)["total"] for half in halves]).mean()
+    whole = loss.alone()(logits, {}, target)["total"]
+    torch.testing.assert_close(local, whole)
+    assert loss.count_over is mean
