@@ -12,7 +12,8 @@ from segcli import png
 from segcli.data import images, rasterize
 from segcli.data.layouts import POLYGONS, Fault, Pair
 from segcli.data.onehot import encode_one_hot
-from segcli.data.tasks import INDEX, RAW, Done, Task, label_path, one_hot_path
+from segcli.data.pack import encode_pack
+from segcli.data.tasks import INDEX, RAW, Done, Task, label_path, one_hot_path, pack_path
 from segcli.errors import DataError
 from segcli.files import sha256_bytes, write_bytes
 from segcli.labels import CAMVID_VOID, CITYSCAPES_LABELS
@@ -65,14 +66,18 @@ def convert(pair: Pair, task: Task, tables: Tables) -> Done | Fault:
     """
     try:
         ids, label, instances = _read(pair, task, tables)
+        runs = find_runs(label)
+        files = {label_path(pair.split, pair.id): png.encode_indices(label, tables.palette, runs)}
+        if pair.split in task.pack_splits:
+            digest = sha256_bytes(files[label_path(pair.split, pair.id)])
+            packed = encode_pack(pair.image, label, digest, task.pack)
+            files[pack_path(pair.split, pair.id)] = packed
     except DataError as error:
         return Fault(Path(error.file or pair.annotation), error.what, error.hint)
     classes = task.label_space.num_classes
-    runs = find_runs(label)
     counts = histogram(runs)
     # No class has the ignore index, and nothing else is left: the rest is ignored.
     pixels = tuple(int(n) for n in counts[:classes])
-    files = {label_path(pair.split, pair.id): png.encode_indices(label, tables.palette, runs)}
     if task.one_hot:
         files[one_hot_path(pair.split, pair.id)] = encode_one_hot(label, classes)
     for name in task.also:

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from segcli.data.images import read_image, read_label
 from segcli.data.manifest import Sample
 from segcli.data.onehot import load_one_hot
+from segcli.data.pack import open_pack
 from segcli.data.transforms import TrainTransform
 from segcli.data.watch import WorkerLog
 from segcli.errors import ConfigError, DataError
@@ -39,6 +40,7 @@ class TrainDataset(Dataset[View | DataError]):
         seed: of the experiment.
         num_classes: K, to check labels.
         soft_targets: read the one-hot channels in place of the class indices.
+        packed: cut from the packed copy where a sample has one.
     """
 
     def __init__(
@@ -49,12 +51,14 @@ class TrainDataset(Dataset[View | DataError]):
         seed: int,
         num_classes: int,
         soft_targets: bool = False,
+        packed: bool = True,
     ) -> None:
         self.samples = tuple(samples)
         self.transform = transform
         self.seed = seed
         self.num_classes = num_classes
         self.soft_targets = soft_targets
+        self.packed = packed
         self.log = WorkerLog()
 
     def __len__(self) -> int:
@@ -82,8 +86,7 @@ class TrainDataset(Dataset[View | DataError]):
         """
         epoch, index = ticket
         sample = self.samples[index]
-        image = read_image(sample.image)
-        label = self._label(sample)
+        image, label = self._read(sample)
         if image.shape[:2] != label.shape[-2:]:
             raise DataError(
                 f"image is {image.shape[0]}×{image.shape[1]} but its label "
@@ -95,6 +98,13 @@ class TrainDataset(Dataset[View | DataError]):
         view, target = self.transform(image, label, rng)
         # (h, w, 3) memory seen as (3, h, w): a batch of these is channels-last already.
         return torch.from_numpy(view).permute(2, 0, 1), torch.from_numpy(target)
+
+    def _read(self, sample: Sample) -> tuple[Any, Any]:
+        """Image and label, decoded or ready to be cut from the packed copy."""
+        if not self.packed or sample.packed is None:
+            return read_image(sample.image), self._label(sample)
+        image, label = open_pack(sample.packed, sample.image, sample.sha256)
+        return image, self._label(sample) if self.soft_targets else label
 
     def _label(self, sample: Sample) -> Any:
         if not self.soft_targets:

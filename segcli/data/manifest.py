@@ -30,6 +30,7 @@ class Sample:
         size: (height, width) of image and label in pixels.
         sha256: hex digest of the label file.
         pixels: pixels per class, and last the ignored ones: K + 1 counts.
+        packed: copy to cut crops from, see `segcli.data.pack`; None unless asked for.
     """
 
     id: str
@@ -39,6 +40,7 @@ class Sample:
     size: tuple[int, int]
     sha256: str
     pixels: tuple[int, ...]
+    packed: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -165,12 +167,14 @@ def _to_dict(sample: Sample, manifest: Manifest) -> dict[str, Any]:
     value["size"] = list(sample.size)
     value["sha256"] = sample.sha256
     value["pixels"] = list(sample.pixels)
+    if sample.packed is not None:
+        value["packed"] = relative(sample.packed, manifest.folder)
     return value
 
 
 def _from_dict(value: dict[str, Any], folder: Path, source: Path) -> Sample:
     height, width = value["size"]
-    one_hot = value.get("one_hot")
+    one_hot, packed = value.get("one_hot"), value.get("packed")
     return Sample(
         id=str(value["id"]),
         image=_inside(source, value["image"]),
@@ -179,6 +183,7 @@ def _from_dict(value: dict[str, Any], folder: Path, source: Path) -> Sample:
         size=(int(height), int(width)),
         sha256=str(value["sha256"]),
         pixels=tuple(int(p) for p in value["pixels"]),
+        packed=None if packed is None else _inside(folder, packed),
     )
 
 

@@ -13,10 +13,14 @@ from segcli.labels import LabelSpace
 
 OFFICIAL = ("labelIds", "labelTrainIds", "instanceIds", "color")
 INDEX, RAW = "index", "raw"
+PACK_CODECS = ("raw", "png")
 
 
 class Task(NamedTuple):
-    """What is the same for every sample of a run."""
+    """What is the same for every sample of a run.
+
+    `pack` is the codec of the packed copy that samples of `pack_splits` get; empty for none.
+    """
 
     root: Path
     out: Path
@@ -25,6 +29,8 @@ class Task(NamedTuple):
     also: tuple[str, ...] = ()
     one_hot: bool = False
     mask_values: str = INDEX
+    pack: str = ""
+    pack_splits: tuple[str, ...] = ()
 
 
 class Done(NamedTuple):
@@ -45,3 +51,8 @@ def label_path(split: str, key: str) -> str:
 def one_hot_path(split: str, key: str) -> str:
     """Where the one-hot channels of a sample lie below the prepared folder."""
     return f"onehot/{split}/{key}.npz"
+
+
+def pack_path(split: str, key: str) -> str:
+    """Where the packed copy of a sample lies below the prepared folder."""
+    return f"packed/{split}/{key}.pack"

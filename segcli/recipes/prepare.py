@@ -10,7 +10,16 @@ from pathlib import Path
 
 from segcli.data.layouts import Fault, Layout, find_layout
 from segcli.data.manifest import FILE_NAME, Manifest, Sample, write_manifest
-from segcli.data.tasks import INDEX, OFFICIAL, RAW, Task, label_path, one_hot_path
+from segcli.data.tasks import (
+    INDEX,
+    OFFICIAL,
+    PACK_CODECS,
+    RAW,
+    Task,
+    label_path,
+    one_hot_path,
+    pack_path,
+)
 from segcli.errors import DataError, LabelSpaceError, SegcliError, UsageError
 from segcli.files import is_temporary, make_folder, read_json, write_json
 from segcli.labels import LabelSpace, load_label_space
@@ -41,6 +50,8 @@ def prepare_labels(
     workers: int | None = None,
     mask_values: str = "index",
     skip_bad: bool = False,
+    pack: str = "",
+    pack_splits: Sequence[str] = ("train",),
 ) -> Prepared:
     """Prepare the data set under `root`; files that are up to date are left as they are.
 
@@ -53,6 +64,8 @@ def prepare_labels(
         workers: processes; None is one per core.
         mask_values: what masks of a plain folder hold, class indices or the space's raw ids.
         skip_bad: go on without samples that cannot be used.
+        pack: codec of a packed copy to cut training crops from; empty for none.
+        pack_splits: splits that get one.
 
     Raises:
         DataError: layout not recognised, a sample that cannot be used, an empty split.
@@ -63,6 +76,7 @@ def prepare_labels(
     with Workers(worker_count(workers)) as pool:
         layout = find_layout(root)
         task = _make_task(layout, label_space, out, also, one_hot, mask_values)
+        task = task._replace(pack=pack, pack_splits=_pack_splits(layout, pack, pack_splits))
         _refuse_another_source(task.out / FILE_NAME, layout.root)
         journal = Journal(task.out)
         # From here on labels change: without the manifest nobody trains on half of them.
@@ -109,6 +123,18 @@ def _make_task(
         raise UsageError("the output folder holds the source", file=folder)
     ordered = tuple(name for name in OFFICIAL if name in also)
     return Task(layout.root, folder, layout.kind, space, ordered, one_hot, mask_values)
+
+
+def _pack_splits(layout: Layout, codec: str, splits: Sequence[str]) -> tuple[str, ...]:
+    if not codec:
+        return ()
+    if codec not in PACK_CODECS:
+        raise UsageError(f"--pack-codec {codec}", hint=f"there are {', '.join(PACK_CODECS)}")
+    for name in splits:
+        if name not in layout.splits:
+            there = ", ".join(layout.splits)
+            raise UsageError(f"--pack-splits {name}", file=layout.root, hint=f"has {there}")
+    return tuple(name for name in layout.splits if name in splits)
 
 
 def _refuse_another_source(manifest: Path, root: Path) -> None:
@@ -225,6 +251,7 @@ def _manifest(layout: Layout, task: Task, records: list[Record]) -> Manifest:
                 size=d.size,
                 sha256=d.outputs[label],
                 pixels=d.pixels,
+                packed=task.out / pack_path(d.split, d.id) if d.split in task.pack_splits else None,
             )
         )
     frozen = {name: tuple(samples) for name, samples in splits.items()}

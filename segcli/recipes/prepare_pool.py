@@ -26,6 +26,7 @@ from segcli.errors import OutputError, SegcliError
 from segcli.files import make_folder, sha256_file, write_bytes
 
 FORMAT = 1
+PACK_FORMAT = 1
 JOURNAL = ".journal.jsonl"
 _BATCH = 8
 
@@ -106,6 +107,8 @@ def _job(pair: Pair, task: Task) -> str:
     """Digest of options and sources; a source has changed when size or time of change has."""
     space = task.label_space.to_dict()
     value: list[Any] = [FORMAT, space, task.layout, task.also, task.one_hot, task.mask_values]
+    if pair.split in task.pack_splits:
+        value.append([PACK_FORMAT, task.pack])
     for path in (pair.image, pair.annotation):
         try:
             status = path.stat()

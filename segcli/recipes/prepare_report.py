@@ -80,7 +80,19 @@ def show(prepared: Prepared, reporter: Reporter) -> None:
     reporter.message(
         f"{prepared.redone} converted, {total_images - prepared.redone} up to date, in {m.folder}"
     )
+    _show_pack(m, reporter)
     reporter.message(f"next: {prepared.next_command}")
+
+
+def _show_pack(manifest: Manifest, reporter: Reporter) -> None:
+    samples = [s for split in manifest.splits.values() for s in split]
+    pairs = [(s.packed.stat().st_size, s.image.stat().st_size) for s in samples if s.packed]
+    if pairs:
+        packed, images = (sum(column) for column in zip(*pairs, strict=True))
+        reporter.message(
+            f"packed copy of {len(pairs)} images: {packed / 2**20:,.0f} MiB, "
+            f"{packed / images:.1f} times their bytes"
+        )
 
 
 def show_faults(faults: Sequence[Fault], root: Path, reporter: Reporter, most: int = 10) -> None:

@@ -169,6 +169,7 @@ def stage_data(run: Training, stage: Stage) -> tuple[TrainDataset, StageBatches]
         seed=run.config.train.seed,
         num_classes=run.label_space.num_classes,
         soft_targets=run.config.data.soft_targets,
+        packed=run.config.data.packed,
     )
     batches = StageBatches(
         len(dataset),
