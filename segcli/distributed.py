@@ -32,13 +32,11 @@ class World:
         rank: 0..size - 1 over all machines; rank zero writes the files and speaks.
         local_rank: on this machine, which is also the number of its CUDA device.
         size: processes in all.
-        restarts: how often torchrun has started the group again.
     """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
-    restarts: int = 0
 
     @property
     def is_main(self) -> bool:
@@ -55,8 +53,7 @@ def world() -> World:
     Raises:
         UsageError: variables that are no numbers.
     """
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "TORCHELASTIC_RESTART_COUNT")
-    defaults = ("0", "0", "1", "0")
+    names, defaults = ("RANK", "LOCAL_RANK", "WORLD_SIZE"), ("0", "0", "1")
     try:
         values = [int(os.environ.get(n, d)) for n, d in zip(names, defaults, strict=True)]
     except ValueError:
@@ -65,9 +62,12 @@ def world() -> World:
 
 
 def launcher() -> str:
-    """Names the torchrun that started this process, the same after an elastic restart."""
+    """Names the job that started this process, the same after an elastic restart; "" for none.
+
+    That is torchrun's ``--rdzv-id``; where none was given, its own process stands in for it.
+    """
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    return f"{run}/{os.environ.get('MASTER_ADDR', '')}/{os.getppid()}" if run else ""
+    return f"{run}/{os.getppid()}" if run == "none" else run
 
 
 @contextmanager

@@ -23,6 +23,7 @@ TINY = [
     "model.head_width=16",
     "model.weights=null",
     "train.stages=[{size: [32, 64], epochs: 2, batch_size: 4}]",
+    "train.validate_every=1",
     "train.precision=fp32",
     "train.channels_last=true",
     "eval.size=null",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -56,7 +57,6 @@ def train(
     from segcli.config_file import load_config
     from segcli.distributed import world
 
-    place = world()
     _leave_in_order()
     if resume is not None:
         if config is not None:
@@ -71,17 +71,12 @@ def train(
         )
     else:
         settings = load_config(config, overrides or ())
-        if place.restarts:
-            resume = _run_before_restart(run, runs)
-        elif run is not None and run.exists() and (run.is_file() or any(run.iterdir())):
-            raise UsageError("not an empty folder", file=run, hint="--resume goes on with a run")
     if print_model:
         _print_model(settings)
     elif preview:
         _preview(settings, run or runs / "preview")
     else:
-        name = Path(str(config)).stem
-        _train(settings, resume or run, (runs, name), device, resume, place)
+        _train(settings, Folders(resume, run, runs, Path(str(config)).stem), device, world())
 
 
 def _leave_in_order() -> None:
@@ -94,20 +89,47 @@ def _leave_in_order() -> None:
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 
 
-def _run_before_restart(run: Path | None, runs: Path) -> Path | None:
-    """The run that torchrun has just started again, if it had come to its first checkpoint."""
-    import json
+@dataclasses.dataclass(frozen=True)
+class Folders:
+    """What the command line says of the run folder; `place` decides, on rank zero."""
 
-    from segcli.checkpoint import has_checkpoint
-    from segcli.distributed import launcher
+    resume: Path | None
+    run: Path | None
+    runs: Path
+    name: str
 
-    for folder in [run] if run is not None else sorted(runs.glob("*"), reverse=True):
-        record = folder / "environment.json"
-        if not record.is_file() or not has_checkpoint(folder / "last"):
-            continue
-        if run is not None or json.loads(record.read_text()).get("launcher") == launcher():
-            return folder
-    return None
+    def place(self, settings: Config) -> tuple[Path, bool]:
+        """(the run folder, whether its run goes on)."""
+        if self.resume is not None:
+            return self.resume, True
+        before = self._before_restart(settings)
+        if before is not None:
+            return before, True
+        run = self.run
+        if run is None:
+            return _new_folder(self.runs, self.name), False
+        if run.exists() and (run.is_file() or any(run.iterdir())):
+            raise UsageError("not an empty folder", file=run, hint="--resume goes on with a run")
+        return run, False
+
+    def _before_restart(self, settings: Config) -> Path | None:
+        """The run of this very job, which torchrun has started again, if it can go on."""
+        from segcli.checkpoint import has_checkpoint
+        from segcli.config_file import load_config
+        from segcli.distributed import launcher
+        from segcli.files import read_json
+
+        if not (job := launcher()):
+            return None
+        candidates = [self.run] if self.run else sorted(self.runs.glob("*"), reverse=True)
+        for folder in candidates:
+            record = folder / "environment.json"
+            if not record.is_file() or read_json(record).get("launcher") != job:
+                continue
+            same = load_config(folder / "config.yaml") == settings
+            if same and has_checkpoint(folder / "last"):
+                return folder
+        return None
 
 
 def _new_folder(runs: Path, name: str) -> Path:
@@ -130,60 +152,50 @@ def _new_folder(runs: Path, name: str) -> Path:
     raise UsageError("no free name for a run folder", file=runs)
 
 
-def _train(
-    settings: Config,
-    folder: Path | None,
-    named: tuple[Path, str],
-    device: str | None,
-    resume: Path | None,
-    place: World,
-) -> None:
-    """Train in `folder`, or in a new one of (runs, name); rank zero makes it and speaks."""
+def _train(settings: Config, folders: Folders, device: str | None, world: World) -> None:
+    """Train; rank zero decides where, and speaks."""
     from segcli.distributed import from_main, process_group
     from segcli.environment import keep_freed_memory, resolve_device
     from segcli.recipes.train import train as run_training
 
     # Every process of a machine has a CUDA device of its own.
-    several = place.size > 1 and device is None
-    where = resolve_device(device, place.local_rank if several else None)
+    several = world.size > 1 and device is None
+    where = resolve_device(device, world.local_rank if several else None)
     if where.type == "cpu":
         keep_freed_memory()
     with process_group(where):
-        made = folder is None
-        if folder is None and place.is_main:
-            folder = _new_folder(*named)
-        folder = from_main(place, folder)
-        if folder is None:
-            raise UsageError("rank zero has named no run folder")
-        reporter = _reporter(folder, resume, place)
-        last = None if resume is None else folder / "last"
+        decided = folders.place(settings) if world.is_main else None
+        folder, goes_on = from_main(world, decided) or (folders.runs, False)
+        last = folder / "last" if goes_on else None
+        reporter = _reporter(folder, last, world)
         try:
             result = run_training(
-                settings, folder=folder, device=where, reporter=reporter, resume=last, world=place
+                settings, folder=folder, device=where, reporter=reporter, resume=last, world=world
             )
         except BaseException:
             # A run that never began leaves no folder for `eval` and `--resume` to stumble
             # over; its config is the last thing written before the first step.
-            if made and place.is_main and not (folder / "config.yaml").exists():
+            made = folders.run is None and not goes_on and world.is_main
+            if made and not (folder / "config.yaml").exists():
                 shutil.rmtree(folder, ignore_errors=True)
             raise
         finally:
             reporter.done()
-    if place.is_main:
+    if world.is_main:
         _show(result)
 
 
-def _reporter(folder: Path, resume: Path | None, place: World) -> Reporter:
+def _reporter(folder: Path, last: Path | None, world: World) -> Reporter:
     from segcli.checkpoint import verify_or_previous
     from segcli.reporting.console import ConsoleReporter
     from segcli.reporting.events import NullReporter, Reporters
     from segcli.reporting.jsonl import JsonLinesReporter
     from segcli.reporting.tensorboard import TensorBoardReporter
 
-    if not place.is_main:
+    if not world.is_main:
         return NullReporter()
     # TensorBoard forgets the steps that the resumed run takes again.
-    step = None if resume is None else verify_or_previous(folder / "last")[1]["step"]
+    step = None if last is None else verify_or_previous(last)[1]["step"]
     return Reporters(
         ConsoleReporter(),
         JsonLinesReporter(folder / "log.jsonl"),
