@@ -21,7 +21,10 @@ ALLOWED = {
     "reporting": {"metrics"},
 }
 # Recipes that may be called by others, and who may call them.
-RECIPE_CALLS = {"evaluate": {"train"}, "training": {"train", "describe_model", "check_config"}}
+RECIPE_CALLS = {
+    "evaluate": {"train"},
+    "training": {"train", "describe_model", "check_config", "preview"},
+}
 
 
 def imports(path: Path) -> Iterator[str]:

@@ -90,10 +90,10 @@ def error_map(
     red = cv2.addWeighted(dimmed, 0.35, np.full_like(dimmed, _WRONG), 0.8, 0)
     wrong = cv2.compare(truth, prediction, cv2.CMP_NE)
     cv2.copyTo(red, wrong, dimmed)
-    return _hatch(np.asarray(dimmed, np.uint8), _equal(truth, ignore_index))
+    return hatch(np.asarray(dimmed, np.uint8), _equal(truth, ignore_index))
 
 
-def _hatch(image: Picture, mask: Picture) -> Picture:
+def hatch(image: Picture, mask: Picture) -> Picture:
     """`image` with diagonal stripes where `mask` is 255: no class has such a colour."""
     if not mask.any():
         return image
@@ -271,7 +271,7 @@ def comparison(
     labelled = int((truth != ignore).sum())
     wrong = int(((truth != prediction) & (truth != ignore)).sum())
     share = f"errors: {wrong / labelled:.1%} of labelled pixels" if labelled else "errors"
-    truth_colors = _hatch(colorize(truth, palette), _equal(truth, ignore))
+    truth_colors = hatch(colorize(truth, palette), _equal(truth, ignore))
     title = "truth (hatched: ignored)" if labelled < truth.size else "truth"
     sheet = panel(
         [
