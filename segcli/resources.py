@@ -62,14 +62,23 @@ def loader_workers(asked: int | None) -> int:
     return asked if asked is not None else min(8, max(1, usable_cores() - 1))
 
 
-def loader_bytes(size: tuple[int, int], batch_size: int, workers: int, channels: int = 1) -> int:
+def loader_bytes(
+    size: tuple[int, int],
+    batch_size: int,
+    workers: int,
+    *,
+    channels: int = 1,
+    target_size: tuple[int, int] | None = None,
+) -> int:
     """Bytes of shared memory that batches take while they wait to be trained on.
 
     Args:
         size: (h, w) of the crops.
         channels: of the target, 1 for class indices, K for soft targets.
+        target_size: (h, w) of the target; None is `size`.
     """
-    view = size[0] * size[1] * (3 + channels)
+    th, tw = target_size or size
+    view = size[0] * size[1] * 3 + th * tw * channels
     return workers * PREFETCH * batch_size * view
 
 
@@ -78,7 +87,7 @@ def shared_memory_shortage(need: int, workers: int) -> tuple[str, str, bool] | N
     free = free_shared_memory()
     if free is None or not workers or need <= free // 2:
         return None
-    most = max(0, int(workers * free / 2 / need))
+    most = int(workers * free / 2 / need)
     what = f"batches that wait take up to {amount(need)} of {SHARED_MEMORY}, {amount(free)} is free"
     hint = f"set data.workers to {most}, or give the container more (--shm-size, --ipc=host)"
     return what, hint, need > free

@@ -187,9 +187,14 @@ def _model_and_disk(config: Config, classes: int) -> list[Finding]:
 def _shared_memory(config: Config, classes: int) -> list[Finding]:
     workers = resources.loader_workers(config.data.workers)
     channels = classes if config.data.soft_targets else 1
-    need = max(
-        resources.loader_bytes(s.size, s.batch_size, workers, channels) for s in config.train.stages
-    )
+    need = 0
+    for stage in config.train.stages:
+        factor = stage.resize if config.train.loss_at == "label" else 1.0
+        target = round(stage.size[0] / factor), round(stage.size[1] / factor)
+        waiting = resources.loader_bytes(
+            stage.size, stage.batch_size, workers, channels=channels, target_size=target
+        )
+        need = max(need, waiting)
     shortage = resources.shared_memory_shortage(need, workers)
     if shortage is None:
         what = f"batches of {workers} loader processes take up to {resources.amount(need)}"

@@ -110,7 +110,7 @@ def _space_of(layout: Layout, asked: str | None) -> tuple[LabelSpace | None, lis
         try:
             return _fitting(load_label_space(own), layout), []
         except LabelSpaceError as error:
-            return None, [of_error(codes.LABEL_SPACE, error)]
+            return None, [of_error(codes.LABEL_SPACE, error, "correct it, or give --label-space")]
     name = asked or _DEFAULT_SPACE.get(layout.kind)
     if name is None:
         what = "nothing says which classes the masks hold, so their values were not looked at"
