@@ -3,7 +3,7 @@
     python benchmarks/weather.py RUN_OR_CHECKPOINT [RUN...] --prepared DIR [--json FILE]
 
 The images of a split are scored as they are and with rain, snow and fog at three severities,
-drawn by `segcli.data.stress`, which shares nothing with the effects of `preset: weather`. The
+drawn by `segcli.data.stress`, which shares no code with the effects of `preset: weather`. The
 weather of an image depends on its place in the split alone, so that every run sees the same.
 Prints mean IoU: clean, for each weather and severity, and the mean over all of the weather.
 """

@@ -1,9 +1,9 @@
 """Renderings that test robustness: rain, snow, fog, night, blur, noise, drops on the lens.
 
-These are not the effects that training uses (`segcli.data.weather`): particles are filtered
-noise and not drawn lines, fog follows the depth of a street, night is simulated in linear
-light, blur is the path of a shaking hand. A model that only learnt the training effects by
-heart gains nothing here.
+They share no code with the effects of training (`segcli.data.weather`): particles are
+filtered noise and not drawn lines, fog follows the depth of a street, night is simulated in
+linear light, blur is the path of a shaking hand. What they depict is the same, so that a gain
+here is one in weather drawn otherwise, not in photographs of weather.
 
 Each is a pure function (image uint8 (H, W, 3) RGB, severity 1..3, generator) -> uint8
 (H, W, 3). A human still sees the scene at severity 3. Sizes are shares of the height.
