@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from segcli.environment import usable_cores
 from segcli.errors import SegcliError
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -55,11 +54,6 @@ def checkpoint_bytes(state: int, trainable: int, optimizer: str) -> int:
     moments = (2 if optimizer == "adamw" else 1) * trainable * _FP32
     last = 3 * state + moments
     return 2 * last + 2 * state + last
-
-
-def loader_workers(asked: int | None) -> int:
-    """Loader processes: the number asked for, else one less than the cores, 8 at most."""
-    return asked if asked is not None else min(8, max(1, usable_cores() - 1))
 
 
 def loader_bytes(

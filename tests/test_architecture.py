@@ -91,7 +91,8 @@ HEAVY = ("torch", "torchvision", "cv2", "albumentations", "numpy", "PIL", "yaml"
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["train", "--help"], ["--version"], ["predict", "--help"]]
+    "arguments",
+    [["--help"], ["train", "--help"], ["check", "--help"], ["--version"], ["predict", "--help"]],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

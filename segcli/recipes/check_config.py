@@ -14,12 +14,13 @@ from segcli.config import Config
 from segcli.config_file import load_config
 from segcli.data.manifest import Manifest, load_manifest
 from segcli.data.set_faults import manifest_findings
+from segcli.distributed import World
 from segcli.environment import resolve_device
 from segcli.errors import ConfigError, DataError, SegcliError, UsageError
 from segcli.findings import ERROR, OK, WARNING, Finding, of_error
 from segcli.labels import SHIPPED, load_label_space
 from segcli.models.build import TIMM_PREFIX, build_encoder
-from segcli.recipes.training import build_from_config
+from segcli.recipes.training import build_from_config, loader_workers
 from segcli.reporting.events import Reporter
 from segcli.runs import RUNS
 
@@ -185,7 +186,7 @@ def _model_and_disk(config: Config, classes: int) -> list[Finding]:
 
 
 def _shared_memory(config: Config, classes: int) -> list[Finding]:
-    workers = resources.loader_workers(config.data.workers)
+    workers = loader_workers(config, World())
     channels = classes if config.data.soft_targets else 1
     need = 0
     for stage in config.train.stages:
