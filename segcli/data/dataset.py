@@ -24,6 +24,7 @@ from segcli.data.manifest import Sample
 from segcli.data.onehot import load_one_hot
 from segcli.data.pack import open_pack
 from segcli.data.transforms import TrainTransform
+from segcli.data.transport import SlotLoader
 from segcli.data.watch import WorkerLog
 from segcli.errors import ConfigError, DataError
 
@@ -211,15 +212,22 @@ def train_loader(
     A worker that dies, or gives nothing for `timeout` seconds (0 waits for ever), raises a
     RuntimeError in the consumer; `watch.blame` makes it one that names the sample.
     """
-    return DataLoader(
+    options: dict[str, Any] = {
+        "batch_sampler": batches,
+        "num_workers": workers,
+        "worker_init_fn": _start_worker,
+        "prefetch_factor": 4 if workers else None,
+        "timeout": timeout if workers else 0,
+    }
+    if pin_memory or not workers:
+        return DataLoader(dataset, collate_fn=collate, pin_memory=pin_memory, **options)
+    shape, channels = dataset.transform, (dataset.num_classes,) * dataset.soft_targets
+    return SlotLoader(
         dataset,
-        batch_sampler=batches,
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-        collate_fn=collate,
-        pin_memory=pin_memory,
-        prefetch_factor=4 if workers else None,
-        timeout=timeout if workers else 0,
+        image=(batches.share, *shape.size, 3),
+        target=(batches.share, *channels, *shape.target_size),
+        collate=collate,
+        **options,
     )
 
 
