@@ -9,11 +9,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from segcli.errors import UsageError
+from segcli.errors import SegcliError, UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 # A validation or a checkpoint of rank zero may keep the others waiting for this long.
 _PATIENCE = datetime.timedelta(minutes=60)
+
+
+class PeerError(SegcliError):
+    """Another process that trains with this one has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,12 +87,41 @@ def process_group(device: torch.device) -> Iterator[World]:
 
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    distributed.init_process_group(backend, timeout=_PATIENCE)
+    try:
+        _join("nccl" if device.type == "cuda" else "gloo", place)
+    except RuntimeError as error:
+        text = " ".join(str(error).split())[:120]
+        raise PeerError(f"rank {place.rank} cannot reach the others ({text})") from error
     try:
         yield place
+    except RuntimeError as error:
+        if isinstance(error, distributed.DistError) or re.search(r"gloo|NCCL", str(error)):
+            raise PeerError(
+                f"rank {place.rank}: another process of this job is gone",
+                hint="what ended it stands in its own output; torchrun --max-restarts goes on",
+            ) from error
+        raise
     finally:
         distributed.destroy_process_group()
+
+
+def _join(backend: str, place: World) -> None:
+    from torch import distributed
+    from torch._C._distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
+    # On one machine torchrun keeps its key-value store over a restart, and the addresses of
+    # the dead processes with it: every attempt has keys of its own.
+    alone = os.environ.get("GROUP_WORLD_SIZE") == "1"
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") if alone else "0"
+    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    distributed.init_process_group(
+        backend,
+        store=PrefixStore(f"segcli/{attempt}", store),
+        rank=place.rank,
+        world_size=place.size,
+        timeout=_PATIENCE,
+    )
 
 
 def from_main(place: World, value: T) -> T:

@@ -35,7 +35,17 @@ ALIKE = (
 def command(prepared: Path, folder: Path, *overrides: str) -> list[str]:
     settings = [*TINY, f"data.prepared={prepared}", *overrides]
     words = [word for setting in settings for word in ("--set", setting)]
-    return ["-m", "segcli", "train", "fpn.yaml", "--run", str(folder), "--device", "cpu", *words]
+    return [
+        "-m",
+        "segcli",
+        "train",
+        "fpn.yaml",
+        "--run-dir",
+        str(folder),
+        "--device",
+        "cpu",
+        *words,
+    ]
 
 
 def curve(folder: Path) -> dict[int, float]:
@@ -93,11 +103,13 @@ def test_the_parts_of_all_ranks_are_the_batch(size: int) -> None:
         return list(sampler)
 
     parts = [tickets(rank, size) for rank in range(size)]
-    joined = [sum(together, []) for together in zip(*parts, strict=True)]
+    joined = [
+        [ticket for part in together for ticket in part] for together in zip(*parts, strict=True)
+    ]
     assert joined == tickets(0, 1)
     items = list(range(7))
     shared = [World(rank, rank, size).share(items) for rank in range(size)]
-    assert sorted(sum(shared, [])) == items
+    assert sorted(item for share in shared for item in share) == items
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

@@ -36,8 +36,10 @@ def train(
     runs: Annotated[Path, typer.Option(help="Folder in which run folders are made.")] = Path(
         "runs"
     ),
+    # torchrun takes any word that begins like an option of its own, --run among them.
     run: Annotated[
-        Path | None, typer.Option(help="Exact run folder; the default is RUNS/CONFIG-TIME.")
+        Path | None,
+        typer.Option("--run-dir", help="Exact run folder; the default is RUNS/CONFIG-TIME."),
     ] = None,
     device: Device = None,
     print_model: Annotated[

@@ -38,11 +38,14 @@ from segcli.recipes.training_guard import (
     interrupted,
     note_nonfinite,
 )
+from segcli.recipes.training_preflight import preflight
+from segcli.recipes.training_probe import probe
 from segcli.recipes.training_setup import set_up
 from segcli.recipes.training_state import save_best, save_last
 from segcli.recipes.training_step import train_step
 from segcli.reporting.events import Reporter
 from segcli.reporting.render import comparison
+from segcli.resources import memory_advice
 
 # Validation panels that TensorBoard keeps.
 PICTURES = 3
@@ -86,7 +89,14 @@ def train(
         run = set_up(
             config, folder=folder, device=device, reporter=reporter, resume=resume, world=world
         )
-        return run_stages(run, stop)
+        if not stop.number:
+            preflight(run)
+        if not stop.number:
+            probe(run)
+        if stop.number:
+            raise interrupted(run, stop.number)
+        with memory_advice("training", "a smaller batch_size or size, or accumulate, needs less"):
+            return run_stages(run, stop)
 
 
 def run_stages(run: Training, stop: StopRequest) -> TrainResult:

@@ -7,6 +7,7 @@ called: frozen in part, compiled, spread over processes.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,8 @@ def _network(run: Training) -> nn.Module:
         network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
     if run.world.size > 1:
         devices = [run.device.index or 0] if on_cuda else None
+        # Channels-last gradients of 1×1 convolutions have odd strides, which is no error.
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
         # Batch norm's statistics are synced on CUDA; on a CPU rank zero's are everyone's.
         network = nn.parallel.DistributedDataParallel(network, device_ids=devices)
     return network

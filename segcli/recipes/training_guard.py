@@ -63,8 +63,10 @@ class StopRequest:
 
 
 def interrupted(run: Training, number: int) -> Interrupted:
-    """The error that ends a run whose checkpoint has just been written."""
+    """The error that ends a run whose checkpoint has just been written, where there is one."""
     name = signal.Signals(number).name
+    if run.step == 0:
+        return Interrupted(f"{name} before the first step", number=number, file=run.folder)
     return Interrupted(
         f"{name} at step {run.step} of {run.total_steps}, all of it is saved",
         number=number,
