@@ -208,3 +208,22 @@ def test_fan_out_reaches_everyone():
         progress.advance(2, loss=1)
     reporters.done()
     assert seen == [("a", "x", 1.0, 2), ("b", "x", 1.0, 2), ("a", "done"), ("b", "done")]
+
+
+def test_a_reporter_whose_disk_is_full_is_left_out_and_the_others_go_on() -> None:
+    class Full(NullReporter):
+        def message(self, text: str) -> None:
+            raise OSError(28, "No space left on device")
+
+    class Kept(NullReporter):
+        def __init__(self) -> None:
+            self.texts: list[str] = []
+
+        def message(self, text: str) -> None:
+            self.texts.append(text)
+
+    kept = Kept()
+    several = Reporters(Full(), kept)
+    several.message("one")
+    several.message("two")
+    assert kept.texts == ["one", "two"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -78,45 +78,53 @@ class NullReporter:
 
 class _Several:
     def __init__(self, members: Sequence[Progress]) -> None:
-        self._members = members
+        self._members = list(members)
 
     def advance(self, steps: int = 1, **fields: Any) -> None:
-        for member in self._members:
-            member.advance(steps, **fields)
+        for member in list(self._members):
+            try:
+                member.advance(steps, **fields)
+            except OSError:
+                self._members.remove(member)
 
 
 class Reporters(NullReporter):
-    """Passes every event on to several reporters, in order."""
+    """Passes every event on to several reporters, in order.
+
+    A reporter that cannot write any more, its disk or its pipe being full or gone, is left out
+    from then on: a log never stops the work that it tells of.
+    """
 
     def __init__(self, *members: Reporter) -> None:
-        self._members = members
+        self._members = list(members)
 
     def scalar(self, name: str, value: float, step: int) -> None:
-        for member in self._members:
-            member.scalar(name, value, step)
+        self._tell(lambda member: member.scalar(name, value, step))
 
     def image(self, name: str, image: NDArray[np.uint8], step: int) -> None:
-        for member in self._members:
-            member.image(name, image, step)
+        self._tell(lambda member: member.image(name, image, step))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        for member in self._members:
-            member.table(title, columns, rows)
+        self._tell(lambda member: member.table(title, columns, rows))
 
     def message(self, text: str) -> None:
-        for member in self._members:
-            member.message(text)
+        self._tell(lambda member: member.message(text))
 
     def warning(self, text: str) -> None:
-        for member in self._members:
-            member.warning(text)
+        self._tell(lambda member: member.warning(text))
+
+    def done(self) -> None:
+        self._tell(lambda member: member.done())
+
+    def _tell(self, event: Callable[[Reporter], None]) -> None:
+        for member in list(self._members):
+            try:
+                event(member)
+            except OSError:
+                self._members.remove(member)
 
     @contextmanager
     def progress(self, title: str, total: int, *, unit: str = "") -> Iterator[Progress]:
         with ExitStack() as stack:
             members = [m.progress(title, total, unit=unit) for m in self._members]
             yield _Several([stack.enter_context(member) for member in members])
-
-    def done(self) -> None:
-        for member in self._members:
-            member.done()
