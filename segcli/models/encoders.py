@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from segcli.errors import ConfigError
 from segcli.models.depthwise import speed_up_depthwise
 from segcli.models.grouped import speed_up_grouped
+from segcli.models.pointwise import speed_up_pointwise
 from segcli.models.weights import load_file, load_imagenet
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -76,6 +77,8 @@ def resnet(name: str, weights: Weights = None, width_mult: float = 1.0) -> Encod
         raise ConfigError(f"width_mult is for MobileNets, {name} has a fixed width")
     network = _torchvision_network(name, weights)
     speed_up_grouped(network)
+    for deep in (network.layer3, network.layer4):
+        speed_up_pointwise(deep)
     stages = [
         nn.Sequential(network.conv1, network.bn1, network.relu),
         nn.Sequential(network.maxpool, network.layer1),
