@@ -65,11 +65,11 @@ KINDS: dict[str, tuple[str, ...]] = {
 }
 
 
-def arguments(prepared: Path, folder: Path, kind: str, workers: int) -> list[str]:
+def arguments(prepared: Path, folder: Path, kind: str, workers: int, *more: str) -> list[str]:
     if checkpoint.has_checkpoint(folder / "last"):
         return ["train", "--resume", str(folder), "--device", "cpu"]
     shutil.rmtree(folder, ignore_errors=True)
-    settings = [*SMALL, *KINDS[kind], f"data.prepared={prepared}", f"data.workers={workers}"]
+    settings = [*SMALL, *KINDS[kind], f"data.prepared={prepared}", f"data.workers={workers}", *more]
     words = [word for setting in settings for word in ("--set", setting)]
     return ["train", "fpn.yaml", "--run-dir", str(folder), "--device", "cpu", *words]
 
@@ -176,26 +176,31 @@ class Trial:
         shutil.rmtree(folder)
         return kills
 
-    def stopped(self, number: int) -> None:
-        """SIGTERM to the whole group, once, after the first step."""
+    def stopped(self, number: int) -> int:
+        """SIGTERM to the whole group, once, after the first step; whether it came in time.
+
+        Without a word no checkpoint would be written within an epoch here.
+        """
         kind = list(KINDS)[number % len(KINDS)]
         wanted, seconds = self.undisturbed(kind)
         folder = self.root / f"stopped-{number}"
-        words = arguments(self.prepared, folder, kind, workers=number % 3)
+        rarely = "train.checkpoint_minutes=60"
+        words = arguments(self.prepared, folder, kind, number % 3, rarely)
         process = start(words, self.root / "log")
         wait_for(lambda: logged_step(folder) > 0, process)
-        process.join(timeout=self.random.uniform(0, 0.6 * seconds))
-        late = process.exitcode is not None
-        if not late:
+        process.join(timeout=self.random.uniform(0, 0.4 * seconds))
+        if process.exitcode is None:
             os.killpg(process.pid, signal.SIGTERM)
         code = finish(process)
-        if not late and code != 0:
+        landed = code != 0
+        if landed:
             self.expect(code == 143, f"stopped run {number} ended with {code}")
             lost = logged_step(folder) - checkpoint.verify(folder / "last")["step"]
             self.expect(lost <= 1, f"stopped run {number} lost {lost} steps")
             code = finish(start(arguments(self.prepared, folder, kind, 0), self.root / "log"))
         self.expect(code == 0 and digest(folder) == wanted, f"stopped run {number}: other weights")
         shutil.rmtree(folder)
+        return int(landed)
 
     def starved(self, number: int) -> None:
         """A limit on the size of files that strikes in the middle of a checkpoint."""
@@ -212,7 +217,8 @@ class Trial:
         most = self.random.randrange(200_000, size)
         code = finish(start(words, log, most_bytes=most))
         self.expect(code == 1, f"starved run {number} ended with {code}")
-        self.expect("resume.pt" in log.read_text() or "model" in log.read_text(), "no file named")
+        self.expect(f"{folder / 'last'}" in log.read_text(), "no file named")
+        self.expect("MiB free" in log.read_text(), "no word of the space")
         self.expect("Traceback" not in log.read_text(), f"starved run {number}: a traceback")
         after = checkpoint.verify_or_previous(folder / "last")[1]["step"]
         self.expect(after >= before, f"starved run {number} lost its checkpoint")
@@ -288,13 +294,16 @@ def main() -> int:
         each = 1 + -(-options.kills // max(1, options.runs))
         kills = sum(trial.killed(number, each) for number in range(options.runs))
         trial.expect(kills >= options.kills, f"{kills} kills are fewer than {options.kills}")
-        for number in range(options.terms):
-            trial.stopped(number)
+        terms = attempts = 0
+        while terms < options.terms and attempts < 3 * options.terms:
+            terms += trial.stopped(attempts)
+            attempts += 1
+        trial.expect(terms >= options.terms, f"only {terms} SIGTERMs came in time")
         for number in range(options.starved):
             trial.starved(number)
         trial.full()
         print(
-            f"{options.runs} runs with {kills} SIGKILLs, {options.terms} SIGTERMs, workers 0 to "
+            f"{options.runs} runs with {kills} SIGKILLs, {terms} SIGTERMs, workers 0 to "
             f"{options.workers}, {options.starved} file limits: {len(trial.faults)} faults, "
             f"{time.perf_counter() - began:.0f} s"
         )

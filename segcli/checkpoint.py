@@ -97,7 +97,8 @@ def save_checkpoint(
 
     files.make_folder(folder.parent)
     building = folder.with_name(f".{folder.name}.tmp-{os.getpid()}")
-    shutil.rmtree(building, ignore_errors=True)
+    for left in folder.parent.glob(f".{folder.name}.tmp-*"):
+        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed while saving
     files.make_folder(building)
     try:
         with files.atomic_path(building / WEIGHTS) as temporary:
@@ -113,6 +114,8 @@ def save_checkpoint(
     except (OutputError, KeyboardInterrupt):
         raise
     except Exception as error:
+        if str(error).startswith("DataLoader"):
+            raise  # a loader worker died meanwhile, which torch says wherever one is
         # safetensors and torch wrap a full disk in errors of their own kinds.
         free = shutil.disk_usage(folder.parent).free / 2**20
         raise OutputError(
@@ -122,6 +125,20 @@ def save_checkpoint(
         ) from error
     finally:
         shutil.rmtree(building, ignore_errors=True)
+
+
+def set_aside_if_damaged(folder: Path) -> None:
+    """Rename a damaged checkpoint, so that the next save does not put it in the previous' place.
+
+    Called when a run goes on from the previous one.
+    """
+    try:
+        verify(folder)
+    except CheckpointError:
+        if folder.is_dir():
+            damaged = folder.with_name(f"{folder.name}.damaged")
+            shutil.rmtree(damaged, ignore_errors=True)
+            os.replace(folder, damaged)
 
 
 def _swap_in(building: Path, folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from segcli.config import Config
+from segcli.config import PRESETS, Config
 from segcli.errors import ConfigError
 
 
@@ -127,7 +127,10 @@ def _apply(value: dict[str, Any], override: str) -> None:
             here = here[_position(here, part, override)]
         else:
             if here.get(part) is None:
-                here[part] = _default_at((*path, part))
+                default = _default_at((*path, part))
+                # Only a list needs its defaults, for its items to be counted; a section that
+                # was spelt out would hide which of its keys the user has chosen.
+                here[part] = default if isinstance(default, list) else {}
             here = here[part]
         path = (*path, part)
         if not isinstance(here, (dict, list)):
@@ -136,6 +139,10 @@ def _apply(value: dict[str, Any], override: str) -> None:
         here[_position(here, parts[-1], override)] = new
     else:
         here[parts[-1]] = new
+        if path == ("train", "augment") and parts[-1] == "preset":
+            # A preset chosen anew brings its own values, also over those of a resolved config.
+            for name in PRESETS.get(str(new), {}):
+                here.pop(name, None)
 
 
 def _position(items: list[Any], part: str, override: str) -> int:

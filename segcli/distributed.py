@@ -6,12 +6,15 @@ process group is made.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import os
 import re
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from segcli.errors import SegcliError, UsageError
@@ -37,11 +40,13 @@ class World:
         rank: 0..size - 1 over all machines; rank zero writes the files and speaks.
         local_rank: on this machine, which is also the number of its CUDA device.
         size: processes in all.
+        local_size: processes on this machine.
     """
 
     rank: int = 0
     local_rank: int = 0
     size: int = 1
+    local_size: int = 1
 
     @property
     def is_main(self) -> bool:
@@ -58,7 +63,8 @@ def world() -> World:
     Raises:
         UsageError: variables that are no numbers.
     """
-    names, defaults = ("RANK", "LOCAL_RANK", "WORLD_SIZE"), ("0", "0", "1")
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+    defaults = ("0", "0", "1", os.environ.get("WORLD_SIZE", "1"))
     try:
         values = [int(os.environ.get(n, d)) for n, d in zip(names, defaults, strict=True)]
     except ValueError:
@@ -72,7 +78,13 @@ def launcher() -> str:
     That is torchrun's ``--rdzv-id``; where none was given, its own process stands in for it.
     """
     run = os.environ.get("TORCHELASTIC_RUN_ID", "")
-    return f"{run}/{os.getppid()}" if run == "none" else run
+    if run != "none":
+        return run
+    started = ""
+    with contextlib.suppress(OSError, IndexError):
+        # In a container the same number comes up again; the time it was started does not.
+        started = Path(f"/proc/{os.getppid()}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    return f"{socket.gethostname()}/{os.getppid()}/{started}"
 
 
 @contextmanager
@@ -142,15 +154,6 @@ def add_up(place: World, tensor: Tensor) -> Tensor:
         from torch import distributed
 
         distributed.all_reduce(tensor)
-    return tensor
-
-
-def largest(place: World, tensor: Tensor) -> Tensor:
-    """The maximum of `tensor` over all ranks, in place."""
-    if place.size > 1:
-        from torch import distributed
-
-        distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
     return tensor
 
 

@@ -26,7 +26,7 @@ def resolve_device(name: str | None, local_rank: int | None = None) -> Any:
     if name is None:
         if not torch.cuda.is_available():
             return torch.device("cpu")
-        name = "cuda" if local_rank is None else f"cuda:{local_rank}"
+        name = "cuda"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -34,6 +34,10 @@ def resolve_device(name: str | None, local_rank: int | None = None) -> Any:
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"device '{name}' is not supported", hint="cpu, cuda or cuda:N")
     count = torch.cuda.device_count()
+    if device.type == "cuda" and local_rank is not None:
+        if device.index is not None and device.index != local_rank:
+            raise UsageError(f"several processes cannot share {name}", hint="--device cuda")
+        device = torch.device("cuda", local_rank)
     if device.type == "cuda" and (device.index or 0) >= count:
         raise UsageError(f"no device '{name}'", hint=f"{count} CUDA devices found; try cpu")
     return device

@@ -73,7 +73,8 @@ def loader_bytes(
     """
     th, tw = target_size or size
     view = size[0] * size[1] * 3 + th * tw * channels
-    return workers * PREFETCH * batch_size * view
+    # One more slot a worker: the one it writes to while the others wait.
+    return workers * (PREFETCH + 1) * batch_size * view
 
 
 def shared_memory_shortage(need: int, workers: int) -> tuple[str, str, bool] | None:

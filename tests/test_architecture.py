@@ -22,7 +22,7 @@ ALLOWED = {
 }
 # Recipes that may be called by others, and who may call them.
 RECIPE_CALLS = {
-    "evaluate": {"train"},
+    "evaluate": {"train", "training_validation"},
     "training": {"train", "describe_model", "check_config", "preview"},
 }
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from segcli.config import Config
 from segcli.config_file import (
@@ -112,3 +113,15 @@ def test_a_bad_override_is_refused(override: str) -> None:
 def test_configs_are_frozen() -> None:
     with pytest.raises(Exception, match="frozen"):
         Config().model.encoder = "resnet18"  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", ["fpn.yaml", "demo_fpn.yaml"])
+def test_a_preset_given_by_set_brings_its_values(name: str, tmp_path: Path) -> None:
+    chosen = load_config(name, ["train.augment.preset=weather", "train.augment.flip=0.25"])
+    assert chosen.train.augment.weather == 1.0
+    assert chosen.train.augment.flip == 0.25
+    # A resolved config spells every key out; the preset given anew still wins over those.
+    resolved = tmp_path / "config.yaml"
+    resolved.write_text(yaml.safe_dump(chosen.to_dict()))
+    none = load_config(resolved, ["train.augment.preset=none"]).train.augment
+    assert (none.scale, none.flip, none.color, none.weather) == ((1.0, 1.0), 0.0, 0.0, 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,12 @@ from segcli import checkpoint
 from segcli.config_file import load_config
 from segcli.data.dataset import TrainDataset
 from segcli.data.manifest import load_manifest
+from segcli.distributed import World
 from segcli.errors import CheckpointError, ConfigError, DataError
 from segcli.models.layers import ConvBlock
 from segcli.recipes import train as recipe
 from segcli.recipes.train import TrainResult, train
-from segcli.recipes.training_guard import Interrupted, NonFiniteError
+from segcli.recipes.training_guard import Interrupted, NonFiniteError, StopRequest
 from segcli.reporting.events import NullReporter
 
 CPU = torch.device("cpu")
@@ -168,6 +170,7 @@ def test_a_worker_that_dies_or_hangs_ends_in_an_error_that_names_the_sample(
     tiny_prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str
 ) -> None:
     view = TrainDataset.view
+
     def fateful(self: TrainDataset, ticket: tuple[int, int]) -> Any:
         if ticket[1] == 5 and torch.utils.data.get_worker_info() is not None:
             if fate == "dead":
@@ -243,3 +246,56 @@ def test_parts_of_a_batch_add_up_to_the_batch(tiny_prepared: Path, tmp_path: Pat
     whole, parts = trained("whole", 1), trained("parts", 4)
     for name, value in whole.items():
         torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_a_signal_while_waiting_for_data_is_heard_at_once(
+    tiny_prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = TrainDataset.view
+
+    def slow(self: TrainDataset, ticket: tuple[int, int]) -> Any:
+        if ticket == (1, 3):
+            threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+            time.sleep(60)
+        return view(self, ticket)
+
+    monkeypatch.setattr(TrainDataset, "view", slow)
+    started = time.monotonic()
+    with pytest.raises(Interrupted, match="SIGTERM at step") as caught:
+        run(tiny_prepared, tmp_path / "run")
+    assert time.monotonic() - started < 30
+    assert caught.value.exit_code == 143
+    step = checkpoint.verify(tmp_path / "run" / "last")["step"]
+    assert f"at step {step} of 6" in str(caught.value)
+
+
+def test_several_processes_stop_for_what_they_have_agreed_on() -> None:
+    stop = StopRequest(World(rank=1, local_rank=1, size=2))
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.heard == 1
+        assert stop.asked == 0
+        stop.settle(1.0)
+        assert stop.asked == signal.SIGTERM
+    other = StopRequest(World(rank=0, local_rank=0, size=2))
+    other.settle(1.0)
+    assert other.asked == signal.SIGTERM
+
+
+def test_a_damaged_checkpoint_never_takes_the_place_of_the_previous_one(
+    tiny_prepared: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    run(tiny_prepared, folder, "train.checkpoint_minutes=0")
+    weights_file = folder / "last" / "model.safetensors"
+    weights_file.write_bytes(b"no weights")
+    checkpoint.set_aside_if_damaged(folder / "last")
+    assert not (folder / "last").exists()
+    assert checkpoint.verify(folder / "last.previous")
+    assert checkpoint.verify_or_previous(folder / "last")[0].name == "last.previous"
+
+
+def test_a_checkpoint_of_another_optimiser_is_refused(tiny_prepared: Path, tmp_path: Path) -> None:
+    run(tiny_prepared, tmp_path / "run")
+    with pytest.raises(CheckpointError, match="was trained with adamw, not sgd"):
+        run(tiny_prepared, tmp_path / "run", "train.optimizer.name=sgd", resume=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segcli.commands.options import Device
-from segcli.errors import CheckpointError, UsageError
+from segcli.errors import CheckpointError, SegcliError, UsageError
 
 if TYPE_CHECKING:
     from segcli.config import Config
@@ -110,7 +110,7 @@ class Folders:
         run = self.run
         if run is None:
             return _new_folder(self.runs, self.name), False
-        if run.exists() and (run.is_file() or any(run.iterdir())):
+        if run.exists() and not _may_begin_in(run):
             raise UsageError("not an empty folder", file=run, hint="--resume goes on with a run")
         return run, False
 
@@ -125,13 +125,23 @@ class Folders:
             return None
         candidates = [self.run] if self.run else sorted(self.runs.glob("*"), reverse=True)
         for folder in candidates:
-            record = folder / "environment.json"
-            if not record.is_file() or read_json(record).get("launcher") != job:
-                continue
-            same = load_config(folder / "config.yaml") == settings
-            if same and has_checkpoint(folder / "last"):
-                return folder
+            with contextlib.suppress(SegcliError, AttributeError):  # some other, broken run
+                same = read_json(folder / "environment.json").get("launcher") == job
+                same = same and load_config(folder / "config.yaml") == settings
+                if same and has_checkpoint(folder / "last"):
+                    return folder
         return None
+
+
+def _may_begin_in(folder: Path) -> bool:
+    """Whether a folder is empty, or holds a run that never came to its first checkpoint."""
+    from segcli.checkpoint import has_checkpoint
+
+    if not folder.is_dir():
+        return False
+    begun = {"config.yaml", "environment.json", "log.jsonl", "tensorboard", "nonfinite"}
+    names = {item.name for item in folder.iterdir() if not item.name.startswith(".")}
+    return names <= begun and not has_checkpoint(folder / "last")
 
 
 def _new_folder(runs: Path, name: str) -> Path:

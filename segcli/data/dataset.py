@@ -42,6 +42,7 @@ class TrainDataset(Dataset[View | DataError]):
         num_classes: K, to check labels.
         soft_targets: read the one-hot channels in place of the class indices.
         packed: cut from the packed copy where a sample has one.
+        log: where workers note what they are at; None makes one.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class TrainDataset(Dataset[View | DataError]):
         num_classes: int,
         soft_targets: bool = False,
         packed: bool = True,
+        log: WorkerLog | None = None,
     ) -> None:
         self.samples = tuple(samples)
         self.transform = transform
@@ -60,7 +62,7 @@ class TrainDataset(Dataset[View | DataError]):
         self.num_classes = num_classes
         self.soft_targets = soft_targets
         self.packed = packed
-        self.log = WorkerLog()
+        self.log = log or WorkerLog()
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -76,6 +78,10 @@ class TrainDataset(Dataset[View | DataError]):
             return self.view(ticket)
         except DataError as error:
             return error
+        except Exception as error:
+            # Whatever else a file can make a library raise, the file has to be named.
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            return DataError(f"cannot be used ({text})", file=self.samples[ticket[1]].image)
         finally:
             self.log.end()
 

@@ -85,8 +85,15 @@ class SlotLoader(DataLoader[Any]):
         count = (self.prefetch_factor or 2) + 1
         slots = Slots(self.num_workers, count, self.image_shape, self.target_shape)
         self.collate_fn = _Put(slots, self.collate)
-        for batch in super().__iter__():
-            yield slots.take(batch.place) if isinstance(batch, _Place) else batch
+        batches = super().__iter__()
+        try:
+            for batch in batches:
+                yield slots.take(batch.place) if isinstance(batch, _Place) else batch
+        finally:
+            # Without waiting for the collector: a traceback may hold this frame for ever.
+            close = getattr(batches, "_shutdown_workers", None)
+            if close is not None:
+                close()
 
 
 class _Place:

@@ -71,6 +71,12 @@ def blame(error: RuntimeError, log: WorkerLog, samples: Sequence[Sample]) -> Exc
             file=_file(samples, longest),
             hint="a stuck disk? data.worker_timeout sets the limit, data.workers=0 does without",
         )
+    if "shared memory" in text:
+        return DataError(
+            "loader workers ran out of shared memory",
+            file="/dev/shm",
+            hint="fewer data.workers, or more of it: docker run --shm-size=8g",
+        )
     dead = {int(number) for number in re.findall(r"\d+", text)}
     row = next((row for row in busy if row[0] in dead), None)
     return DataError(

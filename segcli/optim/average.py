@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class WeightAverage:
@@ -23,15 +23,26 @@ class WeightAverage:
         self.decay = decay
         self.updates = 0
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
+        self._source: nn.Module | None = None
+        self._averaged: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self._copied: tuple[list[Tensor], list[Tensor]] = ([], [])
 
     @torch.no_grad()
     def update(self, model: nn.Module) -> None:
         """Move the average towards `model` after an optimiser step."""
+        if model is not self._source:
+            self._pair(model)
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(*self._averaged, 1.0 - decay)
+        if self._copied[0]:
+            torch._foreach_copy_(*self._copied)
+
+    def _pair(self, model: nn.Module) -> None:
+        """List what belongs together once: names cost more time than numbers."""
         own, other = self.model.state_dict(), model.state_dict()
-        averaged = [k for k, v in own.items() if v.is_floating_point()]
-        torch._foreach_lerp_([own[k] for k in averaged], [other[k] for k in averaged], 1.0 - decay)
-        for name, value in own.items():
-            if not value.is_floating_point():
-                value.copy_(other[name])
+        floating = [k for k, v in own.items() if v.is_floating_point()]
+        whole = [k for k, v in own.items() if not v.is_floating_point()]
+        self._averaged = ([own[k] for k in floating], [other[k] for k in floating])
+        self._copied = ([own[k] for k in whole], [other[k] for k in whole])
+        self._source = model

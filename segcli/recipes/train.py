@@ -11,20 +11,15 @@ import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from segcli import distributed
 from segcli.config import Config
 from segcli.data.watch import blame
 from segcli.distributed import World
 from segcli.errors import DataError
-from segcli.inference.predictor import Predictor
-from segcli.metrics.confusion import ConfusionMatrix, Scores
-from segcli.metrics.confusion import scores as scores_of
-from segcli.recipes.evaluate import Loaded, evaluate_model, evenly
+from segcli.metrics.confusion import Scores
 from segcli.recipes.training import (
     Stage,
     Training,
@@ -35,20 +30,18 @@ from segcli.recipes.training import (
 from segcli.recipes.training_guard import (
     BufferCopy,
     StopRequest,
+    StopWaiting,
     interrupted,
     note_nonfinite,
 )
 from segcli.recipes.training_preflight import preflight
 from segcli.recipes.training_probe import probe
-from segcli.recipes.training_setup import set_up
+from segcli.recipes.training_setup import set_up, write_run_files
 from segcli.recipes.training_state import save_best, save_last
 from segcli.recipes.training_step import train_step
+from segcli.recipes.training_validation import StopValidation, logged_scores, validate
 from segcli.reporting.events import Reporter
-from segcli.reporting.render import comparison
 from segcli.resources import memory_advice
-
-# Validation panels that TensorBoard keeps.
-PICTURES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,10 +53,6 @@ class TrainResult:
     seconds: float
     last_miou: float
     best_miou: float
-
-
-class _StopValidation(Exception):  # noqa: N818 (a way out, not an error)
-    """A signal came while validating."""
 
 
 def train(
@@ -85,18 +74,22 @@ def train(
         SegcliError: data, weights, checkpoint or disk that cannot be used, in one line;
             `Interrupted` when a signal came, after ``last`` was written.
     """
-    with StopRequest().listening() as stop:
+    with StopRequest(world).listening() as stop:
         run = set_up(
             config, folder=folder, device=device, reporter=reporter, resume=resume, world=world
         )
-        if not stop.number:
-            preflight(run)
-        if not stop.number:
-            probe(run)
-        if stop.number:
-            raise interrupted(run, stop.number)
-        with memory_advice("training", "a smaller batch_size or size, or accumulate, needs less"):
-            return run_stages(run, stop)
+        for check in (preflight, probe):
+            if not stop.agree(device):
+                check(run)
+        if stop.agree(device):
+            raise interrupted(run, stop.asked)
+        write_run_files(run)
+        try:
+            with memory_advice("training", "a smaller batch_size, or accumulate, needs less"):
+                return run_stages(run, stop)
+        except RuntimeError as error:
+            # A worker's death is heard wherever the run stands at that moment.
+            raise blame(error, run.log, run.samples) from error
 
 
 def run_stages(run: Training, stop: StopRequest) -> TrainResult:
@@ -116,13 +109,16 @@ def run_stages(run: Training, stop: StopRequest) -> TrainResult:
                 if within == 0:
                     last = finish_epoch(run, stage.first_epoch + epoch, stop)
                     saved = time.monotonic()
-                elif stop.number or (minutes >= due_after and not run.nonfinite):
+                elif stop.asked or (minutes >= due_after and not run.nonfinite):
                     save_last(run)
                     saved = time.monotonic()
-                if stop.number:
-                    raise interrupted(run, stop.number)
+                if stop.asked:
+                    raise interrupted(run, stop.asked)
                 if run.out_of_patience():
                     break
+            if stop.asked:
+                save_last(run)  # the signal came while it waited for data
+                raise interrupted(run, stop.asked)
     return _result(run, last)
 
 
@@ -150,7 +146,7 @@ def train_stage(run: Training, stage: Stage, stop: StopRequest) -> Iterator[dict
     """Train from where the run stands to the end of `stage`; yields each step's losses.
 
     Raises:
-        DataError: naming the sample that cannot be read, or at which a worker died or hung.
+        DataError: naming the sample that cannot be read.
     """
     dataset, batches = stage_data(run, stage)
     loader = stage_loader(run, stage)
@@ -158,7 +154,7 @@ def train_stage(run: Training, stage: Stage, stop: StopRequest) -> Iterator[dict
     epoch = -1
     try:
         started = time.perf_counter()
-        for batch in loader:
+        for batch in _called_away(loader, stop):
             waited = time.perf_counter() - started
             if isinstance(batch, DataError):
                 raise batch
@@ -181,8 +177,31 @@ def train_stage(run: Training, stage: Stage, stop: StopRequest) -> Iterator[dict
             _report_step(run, losses, seconds, waited)
             yield losses
             started = time.perf_counter()
-    except RuntimeError as error:
-        raise blame(error, loader.dataset.log, run.samples) from error
+    except StopWaiting:
+        return
+
+
+def _called_away(batches: Any, stop: StopRequest) -> Iterator[Any]:
+    """`batches`, whose consumer a signal may call away while it waits for the next one.
+
+    Raises:
+        StopWaiting: a signal came meanwhile.
+    """
+    iterator = iter(batches)
+    try:
+        while True:
+            stop.waiting = True
+            batch = next(iterator, None)
+            stop.waiting = False
+            if batch is None:
+                return
+            yield batch
+    finally:
+        stop.waiting = False
+        # Workers end with the stage, also where a traceback holds on to them.
+        close = getattr(iterator, "close", None) or getattr(iterator, "_shutdown_workers", None)
+        if close is not None:
+            close()
 
 
 def finish_epoch(run: Training, epoch: int, stop: StopRequest) -> float:
@@ -195,18 +214,17 @@ def finish_epoch(run: Training, epoch: int, stop: StopRequest) -> float:
     scores = None
     if final or epoch % run.config.train.validate_every == 0:
         started = time.perf_counter()
-        if stop.number or run.world.size > 1:
-            # Processes that validate together cannot leave one by one, so this comes first.
-            save_last(run)
+        # First, for whatever a validation may die of: the resumed run makes up for it.
+        save_last(run)
         try:
             scores = validate(run, stop)
-        except _StopValidation:
-            save_last(run)
-            raise interrupted(run, stop.number) from None
+        except StopValidation:
+            raise interrupted(run, stop.asked) from None
         run.seconds += time.perf_counter() - started
         _report_scores(run, scores, epoch)
         _judge(run, scores)
     run.epochs_done = epoch
+    stop.agree(run.device)
     save_last(run, scores)
     return scores.miou if scores is not None else math.nan
 
@@ -222,58 +240,6 @@ def _judge(run: Training, scores: Scores) -> None:
         save_best(run, scores)
     else:
         run.stale += 1
-
-
-def validate(run: Training, stop: StopRequest | None = None) -> Scores:
-    """Score the averaged weights on the validation splits, at the labels' own resolution.
-
-    Every process takes its share of the images; the scores are those of all of them.
-
-    Panels of the first pictures go to the reporter, for TensorBoard to leaf through.
-    """
-    distributed.buffers_from_main(run.world, run.average.model)
-    predictor = Predictor(
-        run.average.model,
-        run.label_space,
-        device=run.device,
-        precision=run.precision.name,
-        channels_last=run.precision.channels_last,
-        size=run.config.eval.size,
-    )
-    samples = [s for name in run.config.data.val for s in run.manifest.split(name)]
-    shown = {s.label for s in evenly(samples, PICTURES)}
-
-    def show(item: Loaded, prediction: NDArray[np.uint8]) -> None:
-        if stop is not None and stop.number and run.world.size == 1:
-            raise _StopValidation
-        if item.sample.label in shown:
-            panel = comparison(item.image, item.truth, prediction, run.label_space)
-            run.reporter.image(f"val/{item.sample.id}", panel, run.step)
-
-    evaluation = evaluate_model(
-        predictor,
-        run.world.share(samples),
-        batch_size=run.config.eval.batch_size,
-        on_prediction=show,
-    )
-    matrix = torch.from_numpy(evaluation.matrix.copy()).to(run.device)
-    distributed.add_up(run.world, matrix)
-    whole = ConfusionMatrix(run.label_space.num_classes, run.label_space.ignore_index)
-    whole.matrix += matrix.cpu().numpy()
-    return scores_of(whole, run.label_space)
-
-
-def logged_scores(scores: Scores) -> dict[str, float]:
-    """Scores by the names under which they are logged; nan for a class that does not occur."""
-    return {
-        "val/miou": scores.miou,
-        "val/category_miou": scores.category_miou,
-        "val/pixel_accuracy": scores.pixel_accuracy,
-        **{
-            f"val_iou/{name}": iou
-            for name, iou in zip(scores.class_names, scores.class_iou, strict=True)
-        },
-    }
 
 
 def _report_step(run: Training, losses: dict[str, float], seconds: float, waited: float) -> None:

@@ -20,6 +20,7 @@ from segcli.config import Config, StageConfig
 from segcli.data.dataset import StageBatches, TrainDataset, batches_per_epoch, train_loader
 from segcli.data.manifest import Manifest, Sample
 from segcli.data.transforms import TrainTransform
+from segcli.data.watch import WorkerLog
 from segcli.distributed import World
 from segcli.environment import usable_cores
 from segcli.labels import LabelSpace
@@ -73,6 +74,7 @@ class Training:
     device: torch.device
     reporter: Reporter
     world: World
+    log: WorkerLog = dataclasses.field(default_factory=WorkerLog)
     network: nn.Module | None = None
     frozen: bool = False
     step: int = 0
@@ -171,6 +173,7 @@ def stage_data(run: Training, stage: Stage) -> tuple[TrainDataset, StageBatches]
         num_classes=run.label_space.num_classes,
         soft_targets=run.config.data.soft_targets,
         packed=run.config.data.packed,
+        log=run.log,
     )
     batches = StageBatches(
         len(dataset),
@@ -201,7 +204,7 @@ def loader_workers(config: Config, world: World) -> int:
     """Loader processes of each training process."""
     if config.data.workers is not None:
         return config.data.workers
-    return min(8, max(1, usable_cores() // world.size - 1))
+    return min(8, max(1, usable_cores() // world.local_size - 1))
 
 
 def freeze(run: Training, epoch: int) -> None:
@@ -235,6 +238,8 @@ def _network(run: Training) -> nn.Module:
     on_cuda = run.device.type == "cuda"
     mode = run.config.train.compile
     if mode == "on" or (mode == "auto" and on_cuda):
+        # Where nobody insists on it, a machine without a compiler trains uncompiled.
+        torch._dynamo.config.suppress_errors = mode == "auto"
         network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
     if run.world.size > 1:
         devices = [run.device.index or 0] if on_cuda else None

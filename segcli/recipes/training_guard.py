@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segcli import files
+from segcli import distributed, files
+from segcli.distributed import World
 from segcli.errors import OutputError, SegcliError
 from segcli.recipes.training import Training
 
@@ -33,15 +34,46 @@ class NonFiniteError(SegcliError):
     """Training has left the numbers."""
 
 
+class StopWaiting(Exception):  # noqa: N818 (a way out, not an error)
+    """A signal came while the loop waited for data: there is nothing to finish."""
+
+
 class StopRequest:
-    """Remembers that a signal came. The loop looks here after every step.
+    """Remembers that a signal came. The loop looks at `asked` after every step.
+
+    Several processes have to stop at the same step: there `asked` is what they have agreed on,
+    and the signal itself is only this process's news for the next agreement.
 
     Attributes:
-        number: the signal's number, 0 while there was none.
+        asked: the number of the signal to stop for, 0 while there is none.
+        waiting: set while the loop waits for data and may be called away at once.
     """
 
-    def __init__(self) -> None:
-        self.number = 0
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World()
+        self.waiting = False
+        self._heard = self._agreed = 0
+
+    @property
+    def asked(self) -> int:
+        return self._heard if self.world.size == 1 else self._agreed
+
+    @property
+    def heard(self) -> float:
+        """1 where this process has heard a signal: its part of an agreement."""
+        return float(self._heard > 0)
+
+    def settle(self, heard: float) -> None:
+        """Take note of the sum of all processes' `heard`."""
+        if heard > 0 and not self._agreed:
+            self._agreed = self._heard or signal.SIGTERM
+
+    def agree(self, device: torch.device) -> int:
+        """Ask all processes, which have to call this together; returns `asked`."""
+        if self.world.size > 1:
+            news = torch.tensor([self.heard], device=device)
+            self.settle(float(distributed.add_up(self.world, news)))
+        return self.asked
 
     @contextlib.contextmanager
     def listening(self) -> Iterator[StopRequest]:
@@ -57,9 +89,12 @@ class StopRequest:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.number == number == signal.SIGINT:
+        if self._heard == number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.number = number
+        self._heard = number
+        if self.waiting and self.world.size == 1:
+            self.waiting = False
+            raise StopWaiting
 
 
 def interrupted(run: Training, number: int) -> Interrupted:
@@ -125,5 +160,5 @@ def note_nonfinite(run: Training, images: Tensor, target: Tensor, samples: Seque
         raise NonFiniteError(
             f"the loss was not finite for {limit} steps in a row, up to step {run.step}",
             file=run.folder,
-            hint="'last' is from before; try a lower train.optimizer.lr, or clip_norm",
+            hint="checkpoints are from before; try a lower train.optimizer.lr, or clip_norm",
         )

@@ -25,6 +25,8 @@ from segcli.inference.predictor import Predictor
 from segcli.recipes import training
 from segcli.recipes.training import Stage, Training
 
+# Faults that are spelt out; segcli check knows them all.
+MOST_LINES = 10
 _CHECKPOINTS = ("last", "last.previous", "best", "best.previous")
 
 
@@ -56,10 +58,25 @@ def check_data(run: Training) -> None:
         if finding.severity == WARNING:
             run.reporter.warning(finding.line())
     errors = [f for f in found if f.severity == ERROR]
+    for finding in errors[:MOST_LINES] if len(errors) > 1 else []:
+        run.reporter.warning(finding.line())
+    _check_copies(run)
     if errors:
         first, hint = errors[0], f"segcli check {run.manifest.folder} names every fault"
         what = first.what if len(errors) == 1 else f"{len(errors)} faults, first: {first.what}"
         raise DataError(what, file=first.file, hint=hint)
+
+
+def _check_copies(run: Training) -> None:
+    """Packed copies and one-hot channels that training will read are there."""
+    data = run.config.data
+    for sample in run.samples:
+        wanted = [sample.packed if data.packed else None, sample.one_hot]
+        for path in [wanted[0], wanted[1] if data.soft_targets else None]:
+            if path is not None and not path.is_file():
+                raise DataError(
+                    "a prepared file is gone", file=path, hint="run segcli prepare-labels again"
+                )
 
 
 def check_disk(run: Training) -> None:

@@ -52,10 +52,12 @@ def set_up(
     manifest = load_manifest(config.data.prepared)
     _check_config(config, manifest)
     samples = tuple(s for name in config.data.train for s in manifest.split(name))
+    if not world.is_main:
+        distributed.wait(world)  # rank zero fetches pretrained weights for all of the machine
     model = build_from_config(config, manifest.label_space.num_classes, pretrained=resume is None)
+    if world.is_main:
+        distributed.wait(world)
     loss = _build_loss(config, manifest, world)
-    if world.size > 1 and device.type == "cuda":
-        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(device).train()
     loss.to(device)
     state = checkpoint.load_resume(resume, warn=reporter.warning) if resume else None
@@ -63,6 +65,9 @@ def set_up(
     precision = distributed.from_main(world, chosen)
     if precision is None:
         raise ValueError("rank zero has chosen no arithmetic")
+    if world.size > 1 and device.type == "cuda":
+        # Not before rank zero has measured by itself: every forward pass is a meeting of all.
+        model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(memory_format=precision.memory_format)
     settings = config.train.optimizer
     run = Training(
@@ -90,8 +95,8 @@ def set_up(
     )
     if state is not None:
         restore(run, state, Path(str(resume)))
-    if world.is_main:
-        _write_run_files(run)
+        if world.is_main:
+            checkpoint.set_aside_if_damaged(Path(str(resume)))
     return run
 
 
@@ -169,7 +174,10 @@ def _precision(
     return chosen
 
 
-def _write_run_files(run: Training) -> None:
+def write_run_files(run: Training) -> None:
+    """Write the resolved config and the environment: from here on there is a run."""
+    if not run.world.is_main:
+        return
     files.make_folder(run.folder)
     text = yaml.safe_dump(run.config.to_dict(), sort_keys=False, allow_unicode=True)
     files.write_text(run.folder / "config.yaml", text)

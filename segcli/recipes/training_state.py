@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from segcli import checkpoint
 from segcli.errors import CheckpointError
 from segcli.metrics.confusion import Scores
@@ -73,7 +75,14 @@ def resume_state(run: Training) -> dict[str, Any]:
         **{name: getattr(run, name) for name in POSITION},
         "fingerprint": run.manifest.fingerprint(),
         "stages": _milestones(run),
+        "optimizer_name": run.config.train.optimizer.name,
+        "threads": _threads(),
     }
+
+
+def _threads() -> int:
+    """Of a CPU step; sums are added up in another order on another number of them."""
+    return torch.get_num_threads()
 
 
 def _milestones(run: Training) -> list[list[int]]:
@@ -94,14 +103,24 @@ def restore(run: Training, state: dict[str, Any], path: Path) -> None:
         )
     if state["stages"] != _milestones(run):
         raise CheckpointError("was trained with other stages", file=path, hint="start anew")
+    for key, now in (("optimizer_name", run.config.train.optimizer.name), ("threads", _threads())):
+        before = state.get(key, now)
+        if before != now and key == "threads":
+            run.reporter.warning(
+                f"trained on {before} threads so far, now {now}: last digits differ"
+            )
+        elif before != now:
+            raise CheckpointError(
+                f"was trained with {before}, not {now}", file=path, hint="start anew"
+            )
     try:
         run.model.load_state_dict(state["model"])
         run.average.model.load_state_dict(state["average"])
         load_optimizer(run.optimizer, state["optimizer"])
-    except (RuntimeError, ValueError) as error:
+        run.scaler.load_state_dict(state["scaler"])
+    except (RuntimeError, ValueError, KeyError) as error:
         text = " ".join(str(error).split())[:160]
         raise CheckpointError(f"does not fit the config ({text})", file=path) from None
-    run.scaler.load_state_dict(state["scaler"])
     run.average.updates = state["average_updates"]
     for name in POSITION:
         setattr(run, name, state[name])

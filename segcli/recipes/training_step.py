@@ -40,9 +40,14 @@ def train_step(
     # One transfer for all of them: each would wait for the device by itself.
     values, finite = _agree(run, [*losses.values(), norm], stop)
     if finite:
+        scale = run.scaler.get_scale() if run.scaler.is_enabled() else 1.0
         run.scaler.step(run.optimizer)
         run.scaler.update()
         run.average.update(run.model)
+        # A scaler that still skips steps at a scale below 1 has lost the numbers for good.
+        finite = not run.scaler.is_enabled() or run.scaler.get_scale() >= min(scale, 1.0)
+    elif run.scaler.is_enabled() and settings.clip_norm > 0:
+        run.scaler.update()  # it has unscaled the gradient, and expects this
     named = dict(zip(losses, values, strict=False))
     return {**named, **{f"lr/{k}": v for k, v in rates.items()}}, finite
 
@@ -73,7 +78,14 @@ def _shares(run: Training, targets: list[Tensor]) -> list[Tensor] | list[None]:
     if len(targets) == 1:
         return [None]
     ignore = run.loss.ignore_index
-    counts = [(t != ignore).sum() if t.ndim == 3 else t.sum() for t in targets]
+    weight = run.loss.class_weights
+    if weight is not None and targets[0].ndim == 3:
+        known = [t.long().where(t != ignore, 0) for t in targets]
+        counts = [
+            weight[k].where(t != ignore, 0.0).sum() for k, t in zip(known, targets, strict=True)
+        ]
+    else:
+        counts = [(t != ignore).sum() if t.ndim == 3 else t.sum() for t in targets]
     count = distributed.add_up(run.world, torch.stack(counts).double())
     return list((count / count.sum().clamp(min=1)).float())
 
@@ -99,10 +111,11 @@ def _agree(run: Training, values: list[Tensor], stop: StopRequest) -> tuple[list
     """(means of `values` over all ranks, whether all are finite); a signal reaches every rank."""
     row = torch.stack([value.detach().float() for value in values])
     if run.world.size > 1:
-        signalled = torch.tensor([float(stop.number)], device=row.device)
-        row = distributed.add_up(run.world, row) / run.world.size
-        stop.number = int(distributed.largest(run.world, signalled))
+        news = torch.tensor([stop.heard], device=row.device)
+        row = distributed.add_up(run.world, torch.cat([row, news])) / run.world.size
     means: list[float] = row.tolist()
+    if run.world.size > 1:
+        stop.settle(means.pop())
     scaled = run.scaler.is_enabled() and run.config.train.optimizer.clip_norm > 0
     # The norm of scaled gradients may overflow; the scaler then skips by itself.
     return means, all(math.isfinite(v) for v in (means[:-1] if scaled else means))
