@@ -34,8 +34,11 @@ class NonFiniteError(SegcliError):
     """Training has left the numbers."""
 
 
-class StopWaiting(Exception):  # noqa: N818 (a way out, not an error)
-    """A signal came while the loop waited for data: there is nothing to finish."""
+class StopWaiting(BaseException):
+    """A signal came while the loop waited for data: there is nothing to finish.
+
+    Like KeyboardInterrupt no `Exception`, which the reading of a sample would take for its own.
+    """
 
 
 class StopRequest:
