@@ -122,7 +122,7 @@ def test_the_world_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch)
     assert launcher() == ""
     for name, value in (("RANK", "3"), ("LOCAL_RANK", "1"), ("WORLD_SIZE", "4")):
         monkeypatch.setenv(name, value)
-    assert world() == World(3, 1, 4)
+    assert world() == World(3, 1, 4, local_size=4)
     assert not world().is_main
     monkeypatch.setenv("RANK", "third")
     with pytest.raises(UsageError, match="not all numbers"):

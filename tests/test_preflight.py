@@ -209,7 +209,7 @@ def test_checkpoints_that_are_there_need_no_more_room(
 ) -> None:
     run = start(tiny_prepared, tmp_path / "run")
     for name in ("last", "last.previous", "best", "best.previous"):
-        (run.folder / name).mkdir()
+        (run.folder / name).mkdir(parents=True)
         (run.folder / name / "model.safetensors").write_bytes(b"\0" * 2**24)
     monkeypatch.setattr(resources, "free_disk", lambda _: 2**20)
     preflight(run)
