@@ -115,7 +115,8 @@ class StageConfig(Section):
     lr_scale: Positive = 1.0
     """Factor on the learning rate in this stage."""
     augment: NonNegative = 1.0
-    """Factor on the strength of colour and weather, which may grow with the size."""
+    """Strength of the augmentation, which may grow with the size: a factor on colour and weather,
+    an exponent of the range of scales."""
 
     @model_validator(mode="after")
     def _divisible(self) -> StageConfig:

@@ -17,7 +17,7 @@ from segcli.config import Config
 from segcli.data.dataset import StageBatches, Ticket, TrainDataset
 from segcli.data.manifest import Sample, load_manifest
 from segcli.labels import LabelSpace
-from segcli.recipes.training import Stage, plan, stage_transform
+from segcli.recipes.training import Stage, plan, stage_scale, stage_transform
 from segcli.reporting.contact_sheet import Row, View, contact_sheet
 from segcli.reporting.events import Reporter
 from segcli.reporting.render import Picture
@@ -89,7 +89,7 @@ def describe_stage(config: Config, stage: Stage, target_size: tuple[int, int]) -
     """The settings that shape a view, in words, separated by ' · '; the font has no ×."""
     settings, augment = stage.config, config.train.augment
     height, width = settings.size
-    scale = " to ".join(f"{factor:g}" for factor in augment.scale)
+    scale = " to ".join(f"{factor:g}" for factor in stage_scale(augment, settings))
     parts = [
         f"{height}x{width} pixels",
         f"resize {settings.resize:g}, then {scale}",
