@@ -51,6 +51,7 @@ def set_up(
     torch.manual_seed(config.train.seed)
     manifest = load_manifest(config.data.prepared)
     _check_config(config, manifest)
+    _check_prediction_size(config, reporter)
     samples = tuple(s for name in config.data.train for s in manifest.split(name))
     if not world.is_main:
         distributed.wait(world)  # rank zero fetches pretrained weights for all of the machine
@@ -120,6 +121,16 @@ def _check_config(config: Config, manifest: Manifest) -> None:
     for stage in config.train.stages:
         # Unknown transforms and arguments are found here, and not in a worker.
         stage_transform(config, stage, found.ignore_index)
+
+
+def _check_prediction_size(config: Config, reporter: Reporter) -> None:
+    """`loss_at: label` is for networks that see small pictures, when they predict as well."""
+    last = config.train.stages[-1]
+    if config.train.loss_at == "label" and last.resize != 1 and config.eval.size is None:
+        reporter.warning(
+            f"the network is trained on pictures resized by {last.resize:g} and will predict at "
+            "full size; eval.size: [height, width] has it predict at the size it knows"
+        )
 
 
 def _build_loss(config: Config, manifest: Manifest, world: World) -> SegmentationLoss:
