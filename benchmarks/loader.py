@@ -10,7 +10,8 @@ with those of the decoded PNGs. ::
     python benchmarks/loader.py
 
 The peer draws its factor uniformly from 0.5 to 2 and interpolates linearly, as frameworks do;
-'peer, same work' has our draw, uniform in the logarithm, and averages areas when it shrinks.
+'peer, same work' has our draw, uniform in the logarithm, and averages areas when it shrinks,
+which ours does below half the size only.
 'copy alone' is a limit: the bytes of the crops' windows, copied out of the page cache. CPU time
 stands beside the clock's: where other programs run, its ratio is the one to trust.
 
