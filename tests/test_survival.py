@@ -105,6 +105,8 @@ def test_a_signal_while_validating_leaves_the_validation_to_the_resumed_run(
 ) -> None:
     folder = tmp_path / "run"
     reporter = Signals(3, at_picture=True, number=signal.SIGINT)
+    # Started in the background, the tests themselves may have been told to ignore it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(Interrupted) as caught:
         run(tiny_prepared, folder, *RICH, reporter=reporter)
     assert caught.value.exit_code == 130
@@ -112,6 +114,7 @@ def test_a_signal_while_validating_leaves_the_validation_to_the_resumed_run(
     run(tiny_prepared, folder, *RICH, resume=True)
     assert same(folder, undisturbed)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    signal.signal(signal.SIGINT, before)
 
 
 def test_a_run_of_other_stages_or_broken_checkpoints_is_refused(

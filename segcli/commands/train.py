@@ -87,6 +87,8 @@ def _leave_in_order() -> None:
     import sys
 
     for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            continue  # a job in the background is not meant to hear its terminal's Ctrl-C
         with contextlib.suppress(ValueError):
             signal.signal(number, lambda number, _: sys.exit(128 + number))
 

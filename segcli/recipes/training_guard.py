@@ -84,7 +84,9 @@ class StopRequest:
         before = {}
         with contextlib.suppress(ValueError):  # not the main thread: nothing to listen for
             for number in SIGNALS:
-                before[number] = signal.signal(number, self._handle)
+                # A job in the background is not meant to hear the Ctrl-C of its terminal.
+                if signal.getsignal(number) is not signal.SIG_IGN:
+                    before[number] = signal.signal(number, self._handle)
         try:
             yield self
         finally:
