@@ -46,6 +46,8 @@ SMALL = (
 )
 STAGE = "{size: [32, 32], resize: 0.5, epochs: 2, batch_size: 4}"
 LAST = "{size: [32, 64], epochs: 3, batch_size: 6, accumulate: 2}"
+# Of the shortest of the kinds below.
+STEPS = 12
 KINDS: dict[str, tuple[str, ...]] = {
     "progression": (f"train.stages=[{STAGE}, {LAST}]", "train.checkpoint_minutes=0"),
     "weather": (
@@ -163,8 +165,10 @@ class Trial:
             words = arguments(self.prepared, folder, kind, workers=number % 3)
             process = start(words, self.root / "log")
             if kills < most:
-                wait_for(lambda: has_begun(folder), process)
-                process.join(timeout=self.random.uniform(0, 0.8 * seconds))
+                # By steps, which come at any speed, and somewhere in the next one.
+                target = self.random.randrange(min(logged_step(folder), STEPS - 1), STEPS)
+                wait_for(lambda: has_begun(folder) and logged_step(folder) >= target, process)  # noqa: B023
+                process.join(timeout=self.random.uniform(0, 1.5 * seconds / STEPS))
                 if process.exitcode is None:
                     os.kill(process.pid, signal.SIGKILL)
                     kills += 1
