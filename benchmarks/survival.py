@@ -191,8 +191,9 @@ class Trial:
         rarely = "train.checkpoint_minutes=60"
         words = arguments(self.prepared, folder, kind, number % 3, rarely)
         process = start(words, self.root / "log")
-        wait_for(lambda: logged_step(folder) > 0, process)
-        process.join(timeout=self.random.uniform(0, 0.4 * seconds))
+        target = self.random.randrange(1, STEPS - 2)
+        wait_for(lambda: logged_step(folder) >= target, process)
+        process.join(timeout=self.random.uniform(0, seconds / STEPS))
         if process.exitcode is None:
             os.killpg(process.pid, signal.SIGTERM)
         code = finish(process)
