@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.models.fast_convolution import FastConv2d, has_same_padding, swap, weight_gradient
+
 
 class StridedDepthwise(torch.autograd.Function):
     """Depthwise convolution with an odd kernel, stride 2 and padding k // 2.
@@ -36,60 +38,23 @@ class StridedDepthwise(torch.autograd.Function):
             spread[..., ::2, ::2] = gradient
             gradient_x = F.conv2d(spread, weight.flip(2, 3), None, 1, padding, 1, x.shape[1])
         if ctx.needs_input_grad[1]:
-            pad = [padding, padding]
-            gradient_weight = torch.ops.aten.convolution_backward(
-                gradient,
-                x,
-                weight,
-                None,
-                [2, 2],
-                pad,
-                [1, 1],
-                False,
-                [0, 0],
-                x.shape[1],
-                [False, True, False],
-            )[1]
+            gradient_weight = weight_gradient(gradient, x, weight, 2)
         return gradient_x, gradient_weight
 
 
-class StridedDepthwiseConv2d(nn.Conv2d):
-    """An `nn.Conv2d` that trains through `StridedDepthwise` on a CPU in bfloat16."""
+class StridedDepthwiseConv2d(FastConv2d):
+    """Trains through `StridedDepthwise`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        trains = x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad
-        if trains and torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            result: Tensor = StridedDepthwise.apply(x.to(dtype), self.weight.to(dtype))
-            return result
-        return super().forward(x)
+    def fast(self, x: Tensor, weight: Tensor) -> Tensor:
+        result: Tensor = StridedDepthwise.apply(x, weight)
+        return result
 
 
 def speed_up_depthwise(network: nn.Module) -> None:
     """Swap the strided depthwise convolutions in `network`; weights and keys stay."""
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Conv2d) and _is_strided_depthwise(child):
-                twin = StridedDepthwiseConv2d(
-                    child.in_channels,
-                    child.out_channels,
-                    child.kernel_size,  # type: ignore[arg-type]
-                    stride=2,
-                    padding=child.padding,  # type: ignore[arg-type]
-                    groups=child.groups,
-                    bias=False,
-                )
-                twin.weight = child.weight
-                setattr(parent, name, twin)
+    swap(network, StridedDepthwiseConv2d, _is_strided_depthwise)
 
 
 def _is_strided_depthwise(conv: nn.Conv2d) -> bool:
-    k = conv.kernel_size[0]
-    return (
-        conv.groups == conv.in_channels == conv.out_channels
-        and conv.bias is None
-        and conv.stride == (2, 2)
-        and conv.dilation == (1, 1)
-        and conv.kernel_size == (k, k)
-        and conv.padding == (k // 2, k // 2)
-    )
+    depthwise = conv.groups == conv.in_channels == conv.out_channels
+    return depthwise and conv.stride == (2, 2) and has_same_padding(conv)

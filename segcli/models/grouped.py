@@ -8,6 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.models.fast_convolution import (
+    FastConv2d,
+    has_same_padding,
+    input_gradient,
+    swap,
+    weight_gradient,
+)
+
 # Channels of a group that fill a vector of 16 numbers: narrower groups leave it part empty.
 FULL_GROUP = 16
 
@@ -37,35 +45,13 @@ class GroupedConv(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         gradient_x = gradient_weight = None
         if ctx.needs_input_grad[0]:
-            gradient_x = _convolution_backward(gradient, x, weight, ctx.stride, of_weight=False)
+            gradient_x = input_gradient(gradient, x, weight, ctx.stride)
         if ctx.needs_input_grad[1]:
             d, c, *kernel = weight.shape
             wide = weight.new_empty(d, ctx.join * c, *kernel)
-            wide = _convolution_backward(gradient, x, wide, ctx.stride, of_weight=True)
+            wide = weight_gradient(gradient, x, wide, ctx.stride)
             gradient_weight = _diagonal(wide, x.shape[1] // c, ctx.join)
         return gradient_x, gradient_weight, None, None
-
-
-def _convolution_backward(
-    gradient: Tensor, x: Tensor, weight: Tensor, stride: int, *, of_weight: bool
-) -> Tensor:
-    """One of the two gradients of a padded convolution, grouped as the shapes say."""
-    padding = [weight.shape[-1] // 2] * 2
-    groups = x.shape[1] // weight.shape[1]
-    result: Tensor = torch.ops.aten.convolution_backward(
-        gradient,
-        x,
-        weight,
-        None,
-        [stride, stride],
-        padding,
-        [1, 1],
-        False,
-        [0, 0],
-        groups,
-        [not of_weight, of_weight, False],
-    )[of_weight]
-    return result
 
 
 def _diagonal(wide: Tensor, groups: int, join: int) -> Tensor:
@@ -77,19 +63,13 @@ def _diagonal(wide: Tensor, groups: int, join: int) -> Tensor:
     return own.movedim(-1, 1).reshape(d, channels // join, *kernel)
 
 
-class GroupedConv2d(nn.Conv2d):
-    """An `nn.Conv2d` that trains through `GroupedConv` on a CPU in bfloat16."""
+class GroupedConv2d(FastConv2d):
+    """Trains through `GroupedConv`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        trains = x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad
-        if trains and torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            join = joined_groups(self.in_channels, self.groups)
-            result: Tensor = GroupedConv.apply(
-                x.to(dtype), self.weight.to(dtype), self.stride[0], join
-            )
-            return result
-        return super().forward(x)
+    def fast(self, x: Tensor, weight: Tensor) -> Tensor:
+        join = joined_groups(self.in_channels, self.groups)
+        result: Tensor = GroupedConv.apply(x, weight, self.stride[0], join)
+        return result
 
 
 def joined_groups(channels: int, groups: int) -> int:
@@ -102,31 +82,13 @@ def joined_groups(channels: int, groups: int) -> int:
 
 def speed_up_grouped(network: nn.Module) -> None:
     """Swap the narrow grouped convolutions in `network`; weights and keys stay."""
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Conv2d) and _is_narrow(child):
-                twin = GroupedConv2d(
-                    child.in_channels,
-                    child.out_channels,
-                    child.kernel_size,  # type: ignore[arg-type]
-                    stride=child.stride,  # type: ignore[arg-type]
-                    padding=child.padding,  # type: ignore[arg-type]
-                    groups=child.groups,
-                    bias=False,
-                )
-                twin.weight = child.weight
-                setattr(parent, name, twin)
+    swap(network, GroupedConv2d, _is_narrow)
 
 
 def _is_narrow(conv: nn.Conv2d) -> bool:
-    k = conv.kernel_size[0]
     return (
         1 < conv.groups < conv.in_channels
         and joined_groups(conv.in_channels, conv.groups) > 1
-        and conv.bias is None
         and conv.stride[0] == conv.stride[1]
-        and conv.dilation == (1, 1)
-        and conv.kernel_size == (k, k)
-        and conv.padding == (k // 2, k // 2)
-        and conv.padding_mode == "zeros"
+        and has_same_padding(conv)
     )

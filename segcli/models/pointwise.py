@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.models.fast_convolution import FastConv2d, input_gradient, swap
+
 
 class Pointwise(torch.autograd.Function):
     """1×1 convolution of stride 1: `x` `(N, C, H, W)`, `weight` `(D, C, 1, 1)`.
@@ -28,19 +30,7 @@ class Pointwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         gradient_x = gradient_weight = None
         if ctx.needs_input_grad[0]:
-            gradient_x = torch.ops.aten.convolution_backward(
-                gradient,
-                x,
-                weight,
-                None,
-                [1, 1],
-                [0, 0],
-                [1, 1],
-                False,
-                [0, 0],
-                1,
-                [True, False, False],
-            )[0]
+            gradient_x = input_gradient(gradient, x, weight, 1)
         if ctx.needs_input_grad[1]:
             gradient_weight = (_rows(gradient).t() @ _rows(x)).view_as(weight)
         return gradient_x, gradient_weight
@@ -51,28 +41,19 @@ def _rows(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-class PointwiseConv2d(nn.Conv2d):
-    """An `nn.Conv2d` that trains through `Pointwise` on a CPU in bfloat16."""
+class PointwiseConv2d(FastConv2d):
+    """Trains through `Pointwise`."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        trains = x.device.type == "cpu" and torch.is_grad_enabled() and x.requires_grad
-        if trains and torch.is_autocast_enabled("cpu"):
-            dtype = torch.get_autocast_dtype("cpu")
-            result: Tensor = Pointwise.apply(x.to(dtype), self.weight.to(dtype))
-            return result
-        return super().forward(x)
+    def fast(self, x: Tensor, weight: Tensor) -> Tensor:
+        result: Tensor = Pointwise.apply(x, weight)
+        return result
 
 
 def speed_up_pointwise(network: nn.Module) -> None:
     """Swap the 1×1 convolutions of stride 1 in `network`; weights and keys stay."""
-    for parent in list(network.modules()):
-        for name, child in parent.named_children():
-            if isinstance(child, nn.Conv2d) and _is_pointwise(child):
-                twin = PointwiseConv2d(child.in_channels, child.out_channels, 1, bias=False)
-                twin.weight = child.weight
-                setattr(parent, name, twin)
+    swap(network, PointwiseConv2d, _is_pointwise)
 
 
 def _is_pointwise(conv: nn.Conv2d) -> bool:
     plain = conv.kernel_size == conv.stride == (1, 1) and conv.padding == (0, 0)
-    return plain and conv.groups == 1 and conv.bias is None
+    return plain and conv.groups == 1
