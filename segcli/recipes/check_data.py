@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from segcli import findings as codes
+from segcli.data.classes import NAME_THEM, brings_own_space, space_for
 from segcli.data.convert import make_tables
 from segcli.data.faults import Seen, look_at_pair, look_at_sample
 from segcli.data.layouts import Fault, Layout, find_layout
@@ -16,12 +17,10 @@ from segcli.data.tasks import INDEX, RAW, Task
 from segcli.environment import usable_cores
 from segcli.errors import DataError, LabelSpaceError, UsageError
 from segcli.findings import ERROR, OK, WARNING, Finding, of_error
-from segcli.labels import LabelSpace, load_label_space
+from segcli.labels import LabelSpace
 from segcli.parallel import map_ahead
 from segcli.reporting.events import Reporter
 
-USER_SPACE = "labels.yaml"
-_DEFAULT_SPACE = {"cityscapes": "cityscapes-19", "camvid": "camvid-11"}
 # Splits in which a class that is missing is missed.
 _NEEDED = ("train", "val")
 Item = TypeVar("Item")
@@ -105,32 +104,16 @@ def _in_threads(look: Callable[[Item], Seen], items: Sequence[Item]) -> Iterator
 
 def _space_of(layout: Layout, asked: str | None) -> tuple[LabelSpace | None, list[Finding]]:
     """The label space that a preparation would take, and what is wrong with it."""
-    own = layout.root / USER_SPACE
-    if asked is None and own.is_file():
-        try:
-            return _fitting(load_label_space(own), layout), []
-        except LabelSpaceError as error:
-            return None, [of_error(codes.LABEL_SPACE, error, "correct it, or give --label-space")]
-    name = asked or _DEFAULT_SPACE.get(layout.kind)
-    if name is None:
-        what = "nothing says which classes the masks hold, so their values were not looked at"
-        hint = f"--label-space NAME or FILE, or a {USER_SPACE} in that folder"
-        return None, [Finding(codes.UNKNOWN_CLASSES, WARNING, what, layout.root, hint)]
     try:
-        return _fitting(load_label_space(name), layout), []
+        space = space_for(layout, asked)
     except LabelSpaceError as error:
+        if asked is None and brings_own_space(layout):
+            return None, [of_error(codes.LABEL_SPACE, error, "correct it, or give --label-space")]
         raise UsageError(error.what, file=error.file, hint=error.hint) from None
-
-
-def _fitting(space: LabelSpace, layout: Layout) -> LabelSpace:
-    if layout.kind in _DEFAULT_SPACE and space.source != layout.kind:
-        raise LabelSpaceError(
-            f"label space '{space.name}' is made of {space.source} ids, "
-            f"this is a {layout.kind} tree",
-            file=layout.root,
-            hint=f"base it on {_DEFAULT_SPACE[layout.kind]}",
-        )
-    return space
+    if space is None:
+        what = "nothing says which classes the masks hold, so their values were not looked at"
+        return None, [Finding(codes.UNKNOWN_CLASSES, WARNING, what, layout.root, NAME_THEM)]
+    return space, []
 
 
 def _partner(fault: Fault) -> Finding:

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from segcli.data.classes import NAME_THEM, space_for
 from segcli.data.layouts import Fault, Layout, find_layout
 from segcli.data.manifest import FILE_NAME, Manifest, Sample, write_manifest
 from segcli.data.tasks import (
@@ -22,13 +23,11 @@ from segcli.data.tasks import (
 )
 from segcli.errors import DataError, LabelSpaceError, SegcliError, UsageError
 from segcli.files import is_temporary, make_folder, read_json, write_json
-from segcli.labels import LabelSpace, load_label_space
+from segcli.labels import LabelSpace
 from segcli.recipes.prepare_pool import Journal, Record, Workers, key_of, worker_count
 from segcli.recipes.prepare_report import REPORT, Prepared
 from segcli.reporting.events import Reporter
 
-USER_SPACE = "labels.yaml"
-_DEFAULT_SPACE = {"cityscapes": "cityscapes-19", "camvid": "camvid-11"}
 _TRAIN_CONFIG = {
     "cityscapes-19": "fpn.yaml",
     "cityscapes-categories": "fpn_categories.yaml",
@@ -157,24 +156,10 @@ def _refuse_another_source(manifest: Path, root: Path) -> None:
 
 
 def _choose_space(layout: Layout, asked: str | None) -> LabelSpace:
-    own = layout.root / USER_SPACE
-    if asked is None and own.is_file():
-        asked = str(own)
-    asked = asked or _DEFAULT_SPACE.get(layout.kind)
-    if asked is None:
-        raise LabelSpaceError(
-            "which classes do the masks hold?",
-            file=layout.root,
-            hint=f"--label-space NAME or FILE, or a {USER_SPACE} in that folder",
-        )
-    space = load_label_space(asked)
-    if layout.kind in _DEFAULT_SPACE and space.source != layout.kind:
-        raise LabelSpaceError(
-            f"label space '{space.name}' is made of {space.source} ids, "
-            f"this is a {layout.kind} tree",
-            file=layout.root,
-            hint=f"base it on {_DEFAULT_SPACE[layout.kind]}",
-        )
+    space = space_for(layout, asked)
+    if space is None:
+        what = "which classes do the masks hold?"
+        raise LabelSpaceError(what, file=layout.root, hint=NAME_THEM)
     return space
 
 
