@@ -173,8 +173,7 @@ def _train(settings: Config, folders: Folders, device: str | None, world: World)
     from segcli.recipes.train import train as run_training
 
     # Every process of a machine has a CUDA device of its own.
-    several = world.size > 1 and device is None
-    where = resolve_device(device, world.local_rank if several else None)
+    where = resolve_device(device, world.local_rank if world.size > 1 else None)
     if where.type == "cpu":
         keep_freed_memory()
     with process_group(where):
