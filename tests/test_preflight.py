@@ -20,7 +20,7 @@ from segcli import resources
 from segcli.config_file import load_config
 from segcli.data.manifest import FILE_NAME
 from segcli.errors import DataError, OutputError, SegcliError
-from segcli.recipes import training_preflight, training_probe
+from segcli.recipes import training, training_preflight, training_probe
 from segcli.recipes.train import run_stages, train
 from segcli.recipes.training import Training
 from segcli.recipes.training_guard import StopRequest
@@ -258,12 +258,12 @@ def test_validation_is_tried_at_its_largest(
     run = start(own_prepared, tmp_path / "run")
     seen: list[Any] = []
 
-    class Spy(training_preflight.Predictor):
+    class Spy(training.Predictor):
         def predict_batch(self, images: Any, output_size: Any = None) -> Any:
             seen.append((len(images), images[0].shape, output_size))
             return super().predict_batch(images, output_size)
 
-    monkeypatch.setattr(training_preflight, "Predictor", Spy)
+    monkeypatch.setattr(training, "Predictor", Spy)
     assert validation_step(run) > 0
     assert seen == [(1, (64, 128, 3), (64, 128))]
 

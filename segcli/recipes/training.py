@@ -23,6 +23,7 @@ from segcli.data.transforms import TrainTransform
 from segcli.data.watch import WorkerLog
 from segcli.distributed import World
 from segcli.environment import usable_cores
+from segcli.inference.predictor import Predictor
 from segcli.labels import LabelSpace
 from segcli.losses.supervised import SegmentationLoss
 from segcli.models.build import build_model
@@ -96,6 +97,23 @@ class Training:
     def out_of_patience(self) -> bool:
         """Whether `train.patience` validations have gone by without a better score."""
         return 0 < self.config.train.patience <= self.stale
+
+
+def validation_samples(run: Training) -> list[Sample]:
+    """The samples of all validation splits, in their order."""
+    return [s for name in run.config.data.val for s in run.manifest.split(name)]
+
+
+def validation_predictor(run: Training) -> Predictor:
+    """Predicts with the averaged weights, as the run's checkpoints will."""
+    return Predictor(
+        run.average.model,
+        run.label_space,
+        device=run.device,
+        precision=run.precision.name,
+        channels_last=run.precision.channels_last,
+        size=run.config.eval.size,
+    )
 
 
 def build_from_config(config: Config, num_classes: int, *, pretrained: bool) -> Segmenter:

@@ -21,9 +21,8 @@ from segcli.data.manifest import Sample
 from segcli.data.set_faults import manifest_findings
 from segcli.errors import DataError, OutputError, SegcliError
 from segcli.findings import ERROR, WARNING
-from segcli.inference.predictor import Predictor
 from segcli.recipes import training
-from segcli.recipes.training import Stage, Training
+from segcli.recipes.training import Stage, Training, validation_predictor, validation_samples
 
 # Faults that are spelt out; segcli check knows them all.
 MOST_LINES = 10
@@ -139,20 +138,13 @@ def validation_step(run: Training, most: int | None = None) -> float:
     Raises:
         MemoryShortageError: saying which settings need less.
     """
-    samples = [s for name in run.config.data.val for s in run.manifest.split(name)]
+    samples = validation_samples(run)
     largest = max(samples, key=_pixels)
     alike = sum(s.size == largest.size for s in samples)
     count = min(run.config.eval.batch_size, alike, most or alike)
     height, width = run.config.eval.size or largest.size
     # The averaged weights are what is validated; they are always in eval mode.
-    predictor = Predictor(
-        run.average.model,
-        run.label_space,
-        device=run.device,
-        precision=run.precision.name,
-        channels_last=run.precision.channels_last,
-        size=run.config.eval.size,
-    )
+    predictor = validation_predictor(run)
     images = [read_image(largest.image)] * count
     what = f"validation at {width}×{height}, {count} images at a time,"
     advice = "a smaller eval.batch_size, or smaller images with eval.size"

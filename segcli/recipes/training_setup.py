@@ -53,24 +53,16 @@ def set_up(
     _check_config(config, manifest)
     _check_prediction_size(config, reporter)
     samples = tuple(s for name in config.data.train for s in manifest.split(name))
-    if not world.is_main:
-        distributed.wait(world)  # rank zero fetches pretrained weights for all of the machine
-    model = build_from_config(config, manifest.label_space.num_classes, pretrained=resume is None)
-    if world.is_main:
-        distributed.wait(world)
+    model = _build_model(config, manifest, world, pretrained=resume is None)
     loss = _build_loss(config, manifest, world)
     model.to(device).train()
     loss.to(device)
     state = checkpoint.load_resume(resume, warn=reporter.warning) if resume else None
-    chosen = _precision(config, model, loss, device, reporter, state) if world.is_main else None
-    precision = distributed.from_main(world, chosen)
-    if precision is None:
-        raise ValueError("rank zero has chosen no arithmetic")
+    precision = _same_precision(config, model, loss, device, reporter, state, world)
     if world.size > 1 and device.type == "cuda":
         # Not before rank zero has measured by itself: every forward pass is a meeting of all.
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
     model.to(memory_format=precision.memory_format)
-    settings = config.train.optimizer
     run = Training(
         config=config,
         folder=folder,
@@ -80,14 +72,7 @@ def set_up(
         model=model,
         average=WeightAverage(model, config.train.ema),
         loss=loss,
-        optimizer=build_optimizer(
-            parameter_groups(model),
-            name=settings.name,
-            lr=settings.lr,
-            encoder_lr_factor=settings.encoder_lr_factor,
-            weight_decay=settings.weight_decay,
-            momentum=settings.momentum,
-        ),
+        optimizer=_build_optimizer(config, model),
         scaler=torch.amp.GradScaler(device.type, enabled=precision.name == "fp16"),
         precision=precision,
         device=device,
@@ -99,6 +84,29 @@ def set_up(
         if world.is_main:
             checkpoint.set_aside_if_damaged(Path(str(resume)))
     return run
+
+
+def _build_model(
+    config: Config, manifest: Manifest, world: World, *, pretrained: bool
+) -> Segmenter:
+    if not world.is_main:
+        distributed.wait(world)  # rank zero fetches pretrained weights for all of the machine
+    model = build_from_config(config, manifest.label_space.num_classes, pretrained=pretrained)
+    if world.is_main:
+        distributed.wait(world)
+    return model
+
+
+def _build_optimizer(config: Config, model: Segmenter) -> torch.optim.Optimizer:
+    settings = config.train.optimizer
+    return build_optimizer(
+        parameter_groups(model),
+        name=settings.name,
+        lr=settings.lr,
+        encoder_lr_factor=settings.encoder_lr_factor,
+        weight_decay=settings.weight_decay,
+        momentum=settings.momentum,
+    )
 
 
 def _check_config(config: Config, manifest: Manifest) -> None:
@@ -151,6 +159,23 @@ def _build_loss(config: Config, manifest: Manifest, world: World) -> Segmentatio
         focal_gamma=settings.focal_gamma,
         count_over=mean_over_ranks if world.size > 1 else None,
     )
+
+
+def _same_precision(
+    config: Config,
+    model: Segmenter,
+    loss: SegmentationLoss,
+    device: torch.device,
+    reporter: Reporter,
+    state: dict[str, Any] | None,
+    world: World,
+) -> Precision:
+    """What rank zero has chosen, for all."""
+    chosen = _precision(config, model, loss, device, reporter, state) if world.is_main else None
+    precision = distributed.from_main(world, chosen)
+    if precision is None:
+        raise ValueError("rank zero has chosen no arithmetic")
+    return precision
 
 
 def _precision(

@@ -7,11 +7,10 @@ import torch
 from numpy.typing import NDArray
 
 from segcli import distributed
-from segcli.inference.predictor import Predictor
 from segcli.metrics.confusion import ConfusionMatrix, Scores
 from segcli.metrics.confusion import scores as scores_of
 from segcli.recipes.evaluate import Loaded, evaluate_model, evenly
-from segcli.recipes.training import Training
+from segcli.recipes.training import Training, validation_predictor, validation_samples
 from segcli.recipes.training_guard import StopRequest
 from segcli.reporting.render import comparison
 
@@ -31,15 +30,7 @@ def validate(run: Training, stop: StopRequest | None = None) -> Scores:
     Panels of the first pictures go to the reporter, for TensorBoard to leaf through.
     """
     distributed.buffers_from_main(run.world, run.average.model)
-    predictor = Predictor(
-        run.average.model,
-        run.label_space,
-        device=run.device,
-        precision=run.precision.name,
-        channels_last=run.precision.channels_last,
-        size=run.config.eval.size,
-    )
-    samples = [s for name in run.config.data.val for s in run.manifest.split(name)]
+    samples = validation_samples(run)
     shown = {s.label for s in evenly(samples, PICTURES)}
 
     def show(item: Loaded, prediction: NDArray[np.uint8]) -> None:
@@ -50,7 +41,7 @@ def validate(run: Training, stop: StopRequest | None = None) -> Scores:
             run.reporter.image(f"val/{item.sample.id}", panel, run.step)
 
     evaluation = evaluate_model(
-        predictor,
+        validation_predictor(run),
         run.world.share(samples),
         batch_size=run.config.eval.batch_size,
         on_prediction=show,
