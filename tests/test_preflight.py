@@ -20,7 +20,7 @@ from segcli import resources
 from segcli.config_file import load_config
 from segcli.data.manifest import FILE_NAME
 from segcli.errors import DataError, OutputError, SegcliError
-from segcli.recipes import training, training_preflight, training_probe
+from segcli.recipes import training, training_probe
 from segcli.recipes.train import run_stages, train
 from segcli.recipes.training import Training
 from segcli.recipes.training_guard import StopRequest
