@@ -65,6 +65,17 @@ class SizeRule:
             scale /= max(height, width)
         return max(1, round(height * scale)), max(1, round(width * scale))
 
+    def scaled(self, factor: float) -> SizeRule:
+        """The rule whose targets are `factor` times as high and wide as this one's."""
+        if factor == 1:
+            return self
+        if self.kind == "none":
+            return SizeRule("scale", (factor,))
+        value = tuple(number * factor for number in self.value)
+        if self.kind == "fixed":
+            value = tuple(float(max(1, round(number))) for number in value)
+        return SizeRule(self.kind, value)
+
     def apply(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Resize `image` to its target: by area where it shrinks, else bilinear."""
         size = (image.shape[0], image.shape[1])

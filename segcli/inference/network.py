@@ -1,0 +1,94 @@
+"""What the predictor asks of a network, and the torch network that answers.
+
+Shape legend: batch uint8 (N, 3, H, W), coarse logits (N, K, h, w) at the network's stride.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from segcli.errors import UsageError
+from segcli.models.segmenter import SIZE_MULTIPLE
+
+_DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = tuple(_DTYPES)
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """A network that runs somewhere: in torch, ONNX Runtime or OpenVINO.
+
+    Attributes:
+        device: where the batch is wanted and where the logits lie.
+        precision: what it computes in, one of `PRECISIONS`.
+        multiple: a picture's sides are padded, inside the network, on the right and at the
+            bottom to multiples of this many pixels; 1 where nothing is padded.
+    """
+
+    device: torch.device
+    precision: str
+    multiple: int
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """Coarse logits of RGB pictures.
+
+        Args:
+            batch: uint8 (N, 3, H, W) on `device`.
+
+        Returns:
+            float32 (N, K, h, w), which cover the picture with its padding: resized
+            bilinearly to (H', W'), the next multiples, and cropped on the right and at the
+            bottom to (H, W), they are the logits of the picture.
+        """
+
+
+class TorchBackend:
+    """A torch module as a `Backend`.
+
+    A `Segmenter` stops before its last upsampling; any other module is taken to return logits
+    (N, K, h, w) that cover the picture as it is, and are made in eval mode.
+
+    Args:
+        model: moved to `device` and, before every prediction, put in eval mode; not copied,
+            so that weights which change later are the ones used later.
+        precision: `fp32`, or autocast to `bf16` or `fp16`.
+        channels_last: memory layout of weights and pictures.
+
+    Raises:
+        UsageError: an unknown precision.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        device: str | torch.device = "cpu",
+        precision: str = "fp32",
+        channels_last: bool = False,
+    ) -> None:
+        if precision not in _DTYPES:
+            raise UsageError(f"unknown precision '{precision}'", hint=f"one of {PRECISIONS}")
+        self.device, self.precision = torch.device(device), precision
+        self._layout = torch.channels_last if channels_last else torch.contiguous_format
+        self.model = model.to(self.device)
+        if channels_last:
+            self.model = self.model.to(memory_format=torch.channels_last)
+        self._coarse = getattr(self.model, "logits_at_stride", None)
+        self.multiple = SIZE_MULTIPLE if self._coarse is not None else 1
+
+    @torch.inference_mode()
+    def __call__(self, batch: Tensor) -> Tensor:
+        """As `Backend` has it."""
+        if self.model.training:
+            self.model.eval()
+        batch = batch.to(self.device).contiguous(memory_format=self._layout)
+        with torch.autocast(
+            self.device.type, _DTYPES[self.precision], enabled=self.precision != "fp32"
+        ):
+            result = self._coarse(batch).logits if self._coarse is not None else self.model(batch)
+        # In float32 planes: 16 bits are too few for the differences that interpolation makes.
+        logits: Tensor = result.float().contiguous()
+        return logits
