@@ -121,7 +121,7 @@ class OfficialScores:
         values = {}
         for k, label in enumerate(LABELS):
             hits = self.matrix[k, k]
-            union = self.matrix[k].sum() + self._false_positives([k], _IDS == k)
+            union = self.matrix[k].sum() + self._false_positives([k], np.equal(_IDS, k))
             values[label.name] = _ratio(hits, union) if _EVALUATED[k] else math.nan
         return values
 
@@ -130,7 +130,7 @@ class OfficialScores:
         values = {}
         for k, label in enumerate(LABELS):
             hits, misses = self.weighted[k]
-            wrong = self._false_positives([k], _IDS == k)
+            wrong = self._false_positives([k], np.equal(_IDS, k))
             values[label.name] = _ratio(hits, hits + wrong + misses) if _WEIGHED[k] else math.nan
         return values
 
