@@ -8,13 +8,12 @@ memory at the size of the logits, which on a CPU costs more than the arithmetic.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from segcli.losses.attached import attach
 from segcli.losses.targets import CountOver, class_share, mean_over, planes, valid_share
 
 # Loss of a class and its slope per pixel, from the difference between probability and
@@ -99,7 +98,7 @@ def bce(
             loss = z_k.abs().neg_().exp_().add_(1).log_().add_(z_k.clamp(min=0))
             value += loss.mul_(valid).sub_(z_k * t_k).sum() * scale[k]
             torch.mul(torch.sigmoid(z_k).mul_(valid).sub_(t_k), scale[k], out=slope[:, k])
-    return _attach(logits, value, slope)
+    return attach(logits, value, slope)
 
 
 def _over_classes(
@@ -136,7 +135,7 @@ def _over_classes(
         for k in range(p.shape[1]):
             mean.addcmul_(p[:, k], slope[:, k])
         slope.sub_(mean[:, None]).mul_(p.div_(total))
-    return _attach(logits, value / total, slope)
+    return attach(logits, value / total, slope)
 
 
 def _dice_class(
@@ -179,24 +178,3 @@ def _lovasz_class(
     steps = torch.cat([step_outside, step_inside]).to(error.dtype)
     slope = steps.index_select(0, key).view_as(error)
     return error.mul_(slope).sum(), slope.mul_(difference.sign_())
-
-
-class _Attached(torch.autograd.Function):
-    """A value and its gradient with respect to an input, both computed beforehand."""
-
-    @staticmethod
-    def forward(ctx: Any, source: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        ctx.dtype = source.dtype
-        return value.clone()
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return (gradient * grad_output).to(ctx.dtype), None, None
-
-
-def _attach(source: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-    attached: Tensor = _Attached.apply(source, value, gradient)
-    return attached

@@ -1,0 +1,216 @@
+"""Distillation on features: pair-wise similarity of nodes, and standardised mean square error.
+
+Shapes: N images, C channels of a feature map of h' × w' cells, h × w pixels of the logits,
+M nodes. `valid` is bool (N, h, w). A cell counts where all the pixels that it covers do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from segcli.losses.attached import attach
+from segcli.losses.distillation_logits import wide_type
+from segcli.losses.targets import CountOver, mean_over
+
+# Entries of the similarity matrix held at once: 16 MiB of float32.
+BLOCK = 1 << 22
+
+
+class PairwiseSimilarity(nn.Module):
+    """Mean square difference of the cosine similarities between nodes of an image.
+
+    Structured knowledge distillation, arXiv 1903.04197, section 3.2, equation 3, with every
+    node connected to every other. A node is the average of the valid cells of a square of
+    the image, so that padding moves no node; nodes without cells are left out. Features may
+    differ in width and stride, for only nodes of the same place are compared. Mean over the
+    pairs of nodes of an image, then over the images that have any.
+
+    Memory beyond the pooled features is bounded whatever M is: the M × M similarities are
+    never held, only `BLOCK` of them at a time, and the gradient is summed on the way.
+
+    Args:
+        grid: side of a node in pixels of `valid`, >= 1.
+        count_over: where several processes share a batch, see `targets.mean_over`.
+    """
+
+    def __init__(self, grid: int = 8, count_over: CountOver | None = None) -> None:
+        super().__init__()
+        self.grid = grid
+        self.count_over = count_over
+
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+        """Compare `student` (N, C, h', w') with `teacher` (N, D, h'', w''), any C and D.
+
+        Returns:
+            Scalar float32 in 0..4; 0 with zero gradient where no pixel is valid.
+        """
+        with torch.autocast(student.device.type, enabled=False):
+            s, s_share = pool_nodes(student, valid, self.grid)
+            with torch.no_grad():
+                t, t_share = pool_nodes(teacher, valid, self.grid)
+            both = ((s_share > 0) & (t_share > 0)).flatten(1)
+            s, t = _unit(s, both), _unit(t, both)
+            nodes = both.sum(1)
+            images = (nodes > 0).sum()
+            pairs = nodes.clamp(min=1).to(s.dtype).square()
+            scale = mean_over(1 / pairs, images, self.count_over)
+            return _similarity_distance(s, t, scale)
+
+
+class FeatureMSE(nn.Module):
+    """Half the mean square difference of standardised channels, per valid cell and channel.
+
+    Each channel is brought to mean 0 and variance 1 over the valid cells of the batch, so
+    that it is 1 - r, with r Pearson's correlation (PKD, arXiv 2207.02039, equations 3 to 5).
+    Maps of different size meet at the smaller of both; where the widths differ a 1×1
+    convolution, which trains with the student, brings the student's to the teacher's.
+
+    Args:
+        student_channels, teacher_channels: C and D; equal ones need no convolution.
+        count_over: where several processes share a batch, see `targets.mean_over`. Mean and
+            variance are those of the process's own part.
+    """
+
+    def __init__(
+        self,
+        student_channels: int | None = None,
+        teacher_channels: int | None = None,
+        count_over: CountOver | None = None,
+    ) -> None:
+        super().__init__()
+        self.count_over = count_over
+        self.adapter: nn.Module = nn.Identity()
+        if student_channels and teacher_channels and student_channels != teacher_channels:
+            self.adapter = nn.Conv2d(student_channels, teacher_channels, 1, bias=False)
+
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+        """Compare `student` (N, C, h', w') with `teacher` (N, D, h'', w'').
+
+        Returns:
+            Scalar float32 in 0..2; 0 with zero gradient where no pixel is valid.
+        """
+        with torch.autocast(student.device.type, enabled=False):
+            size = _smaller(student.shape[-2:], teacher.shape[-2:])
+            # Pooling and the convolution commute; the smaller map costs less.
+            s, keep = _at(student.to(wide_type(student)), valid, size)
+            s = _standardise(self.adapter(s), keep)
+            with torch.no_grad():
+                t = _standardise(_at(teacher.to(s.dtype), valid, size)[0], keep)
+            total = (s - t).square().sum() / (2 * s.shape[1])
+            return mean_over(total, keep.sum(), self.count_over)
+
+
+def valid_cells(valid: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
+    """`valid` (N, h, w) at another size: bool (N, h', w'), true where all of a cell's is."""
+    if tuple(valid.shape[-2:]) == tuple(size):
+        return valid
+    share = F.adaptive_avg_pool2d(valid.float()[:, None], (int(size[0]), int(size[1])))
+    return share[:, 0] > 1 - 1e-6
+
+
+def pool_nodes(features: Tensor, valid: Tensor, grid: int) -> tuple[Tensor, Tensor]:
+    """Average the valid cells of each node of `grid` × `grid` pixels of `valid`.
+
+    Returns:
+        float32 (N, C, R, S), with R = ceil(h / grid) and S = ceil(w / grid), 0 where a node
+        has no cell; and the number of its valid cells, float32 (N, R, S).
+    """
+    h, w = valid.shape[-2:]
+    rows = _assignment(features.shape[-2], h, grid, features.device)
+    columns = _assignment(features.shape[-1], w, grid, features.device)
+    cells = valid_cells(valid, features.shape[-2:])
+    kind = wide_type(features)
+    rows, columns = rows.to(kind), columns.to(kind)
+    count = rows @ cells.to(kind) @ columns.T
+    nodes: Tensor = _Pool.apply(features, cells, rows, columns, 1 / count.clamp(min=1))
+    return nodes, count
+
+
+class _Pool(torch.autograd.Function):
+    """Means of cells by two matrix products; keeps no copy of the features."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, cells: Tensor, rows: Tensor, columns: Tensor, share: Tensor
+    ) -> Tensor:
+        ctx.save_for_backward(cells, rows, columns, share)
+        ctx.dtype = features.dtype
+        n, c = features.shape[:2]
+        nodes = rows.new_empty((n, c, rows.shape[0], columns.shape[0]))
+        for i in range(n):
+            wide = features[i].to(rows.dtype, memory_format=torch.contiguous_format)
+            nodes[i] = rows @ (wide.masked_fill(~cells[i], 0) @ columns.T)
+        return nodes.mul_(share[:, None])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        cells, rows, columns, share = ctx.saved_tensors
+        grad = grad * share[:, None]
+        size = (*grad.shape[:2], rows.shape[1], columns.shape[1])
+        back = grad.new_empty(size, dtype=ctx.dtype)
+        for i in range(len(grad)):
+            back[i] = (rows.T @ grad[i] @ columns).masked_fill_(~cells[i], 0)
+        return back, None, None, None, None
+
+
+def _assignment(cells: int, pixels: int, grid: int, device: torch.device) -> Tensor:
+    """Which node the centre of each row (or column) of cells lies in: one-hot (nodes, cells)."""
+    centre = (torch.arange(cells, device=device) + 0.5) * (pixels / cells)
+    node = (centre / grid).long()
+    return (torch.arange(-(-pixels // grid), device=device)[:, None] == node).float()
+
+
+def _unit(nodes: Tensor, keep: Tensor) -> Tensor:
+    """Nodes (N, C, R, S) as vectors of length 1, (N, M, C); 0 where left out or of no length.
+
+    The gradient goes through the length. That of a vector of no length is 0.
+    """
+    vectors = nodes.flatten(2).transpose(1, 2)
+    square = vectors.square().sum(2, keepdim=True)
+    alive = keep[:, :, None] & (square > 1e-24)
+    return vectors * torch.where(alive, square, 1).rsqrt() * alive
+
+
+def _similarity_distance(s: Tensor, t: Tensor, scale: Tensor) -> Tensor:
+    """Sum over images of `scale` (N,) times |s sᵀ - t tᵀ|², of s (N, M, C) and t (N, M, D)."""
+    with torch.no_grad():
+        nodes = s.shape[1]
+        slope = torch.zeros_like(s)
+        value = s.new_zeros(())
+        step = max(1, BLOCK // max(nodes, 1))
+        for i in range(len(s)):
+            for first in range(0, nodes, step):
+                rows = slice(first, first + step)
+                difference = s[i, rows] @ s[i].T
+                difference.addmm_(t[i, rows], t[i].T, alpha=-1)
+                value += difference.square().sum() * scale[i]
+                slope[i, rows] = (difference @ s[i]) * (4 * scale[i])
+    return attach(s, value, slope)
+
+
+def _smaller(a: torch.Size, b: torch.Size) -> tuple[int, int]:
+    return min(a[0], b[0]), min(a[1], b[1])
+
+
+def _at(features: Tensor, valid: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Features by area at `size`, 0 where a cell is not valid, and bool (N, *size)."""
+    keep = valid_cells(valid, size)
+    if tuple(features.shape[-2:]) != size:
+        features = F.adaptive_avg_pool2d(features, size)
+    return features.masked_fill(~keep[:, None], 0), keep
+
+
+def _standardise(features: Tensor, keep: Tensor) -> Tensor:
+    """Mean 0 and variance 1 of each channel over the kept cells; 0 elsewhere."""
+    mask = keep[:, None]
+    count = keep.sum().clamp(min=1)
+    mean = (features * mask).sum((0, 2, 3), keepdim=True) / count
+    centred = (features - mean) * mask
+    variance = centred.square().sum((0, 2, 3), keepdim=True) / count
+    return centred * (variance + 1e-8).rsqrt()

@@ -1,0 +1,129 @@
+"""Distillation on logits: the pixel-wise and the channel-wise Kullback-Leibler divergence.
+
+Shapes: N images, K classes, h × w pixels of the logits. `valid` is bool (N, h, w); what it
+leaves out takes no part, whatever the logits hold there. Both losses compute value and
+gradient together, in float32, an image at a time on a CPU so that it stays in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from segcli.losses.attached import attach
+from segcli.losses.targets import CountOver, mean_over
+
+
+class PixelKL(nn.Module):
+    """T² KL(teacher || student) of the softmax over classes, mean per valid pixel.
+
+    Hinton et al. (arXiv 1503.02531, section 2), per pixel as in arXiv 1903.04197, section 3.1.
+    With a high temperature it tends to half the mean square, over classes, of the difference
+    of the logits centred per pixel: matching of logits.
+
+    Args:
+        temperature: T > 0; both logits are divided by it.
+        count_over: where several processes share a batch, see `targets.mean_over`.
+    """
+
+    def __init__(self, temperature: float = 1.0, count_over: CountOver | None = None) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.count_over = count_over
+
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+        """Divergence of `student` (N, K, h, w) from `teacher` (N, K, h, w).
+
+        Returns:
+            Scalar float32 >= 0; 0 with zero gradient where no pixel is valid.
+        """
+        t = self.temperature
+        with torch.no_grad():
+            scale = mean_over(valid.new_ones((), dtype=torch.float32), valid.sum(), self.count_over)
+            value = torch.zeros((), dtype=wide_type(student), device=student.device)
+            slope = torch.empty(student.shape, dtype=value.dtype, device=student.device)
+            for s_i, t_i, keep, slope_i in _parts(student, teacher, valid, slope):
+                log_s = F.log_softmax(tempered(s_i, t), dim=1)
+                log_t = F.log_softmax(tempered(t_i, t), dim=1)
+                p_t = log_t.exp()
+                pixel = log_t.sub_(log_s).mul_(p_t).sum(1)
+                value += pixel.masked_fill_(~keep, 0).sum()
+                torch.sub(log_s.exp_(), p_t, out=slope_i)
+                slope_i.mul_(t * scale).masked_fill_(~keep[:, None], 0)
+        return attach(student, value * (t * t * scale), slope)
+
+
+class ChannelKL(nn.Module):
+    """T² / K times the sum over channels of KL(teacher || student) of softmaxes over pixels.
+
+    Channel-wise distillation of Shu et al. (arXiv 2011.13256, equations 2 to 4): each channel
+    becomes a distribution over the valid pixels of its image. The mean over the images that
+    have any.
+
+    Args:
+        temperature: T > 0; both logits are divided by it.
+        count_over: where several processes share a batch, see `targets.mean_over`.
+    """
+
+    def __init__(self, temperature: float = 4.0, count_over: CountOver | None = None) -> None:
+        super().__init__()
+        self.temperature = temperature
+        self.count_over = count_over
+
+    def forward(self, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
+        """Divergence of `student` (N, K, h, w) from `teacher` (N, K, h, w).
+
+        Returns:
+            Scalar float32 >= 0; 0 with zero gradient where no pixel is valid.
+        """
+        t, channels = self.temperature, student.shape[1]
+        with torch.no_grad():
+            images = valid.flatten(1).any(1).sum()
+            one = valid.new_ones((), dtype=torch.float32)
+            scale = mean_over(one, images, self.count_over) / channels
+            value = torch.zeros((), dtype=wide_type(student), device=student.device)
+            slope = torch.empty(student.shape, dtype=value.dtype, device=student.device)
+            for s_i, t_i, keep, slope_i in _parts(student, teacher, valid, slope):
+                out = ~keep.flatten(1)[:, None]
+                log_s = F.log_softmax(_over_pixels(s_i, t, out), dim=2)
+                log_t = F.log_softmax(_over_pixels(t_i, t, out), dim=2)
+                p_t = log_t.exp()
+                # Where a pixel is masked both are equal: 0 in value and slope.
+                value += log_t.sub_(log_s).mul_(p_t).sum()
+                torch.sub(log_s.exp_(), p_t, out=slope_i.flatten(2))
+                slope_i.mul_(t * scale)
+        return attach(student, value * (t * t * scale), slope)
+
+
+def wide_type(logits: Tensor) -> torch.dtype:
+    """The type losses are computed in: float32, but float64 stays."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def tempered(logits: Tensor, temperature: float) -> Tensor:
+    """Logits / T in planes of float32 (float64 stays); one copy of them at most."""
+    kind = wide_type(logits)
+    wide = logits.to(kind, memory_format=torch.contiguous_format)
+    if temperature == 1:
+        return wide
+    return wide / temperature if wide is logits else wide.div_(temperature)
+
+
+# Its exponent is 0 beside any logit, and so is its difference from itself.
+_NOWHERE = -1e30
+
+
+def _over_pixels(logits: Tensor, temperature: float, out: Tensor) -> Tensor:
+    """Logits / T as (N, K, h w), with almost no probability where `out` (N, 1, h w)."""
+    return tempered(logits, temperature).flatten(2).masked_fill(out, _NOWHERE)
+
+
+def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """One image after another on a CPU, whose cache holds no more; else all at once."""
+    if tensors[0].device.type == "cpu":
+        yield from zip(*(x.chunk(len(x)) for x in tensors), strict=True)
+    else:
+        yield tensors
