@@ -8,17 +8,23 @@ Shape legend: coarse logits (K, h, w), a strip (K, rows, W) of the output (H, W)
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import cv2
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from segcli.inference.geometry import Size
 
 # Of float32 logits: about what a core's cache holds, and what a GPU has in plenty.
 _STRIP_CPU, _STRIP_GPU = 2**20, 2**26
+_BLOCK = 640 * 2**10
+# Coarse rows that are brought to full width together.
+_CHUNK = 32
 
 
 @dataclass(frozen=True)
@@ -51,54 +57,144 @@ def strips(logits: Tensor, frame: Frame) -> Iterator[tuple[slice, Tensor]]:
     Yields:
         The rows' slice and float32 (K, rows, W), which the caller may overwrite.
     """
-    index, weight = _taps(logits.shape[-2], frame, axis=0, device=logits.device)
     budget = _STRIP_CPU if logits.device.type == "cpu" else _STRIP_GPU
-    step = max(4, budget // (4 * logits.shape[0] * frame.output[1]))
-    for start in range(0, frame.output[0], step):
-        rows = slice(start, min(start + step, frame.output[0]))
-        mixed = logits.new_zeros((logits.shape[0], rows.stop - start, logits.shape[2]))
-        for tap in range(index.shape[1]):
-            mixed += logits[:, index[rows, tap]] * weight[rows, tap, None]
-        yield rows, _columns(mixed, frame)
+    most = max(1, budget // (4 * logits.shape[0] * frame.output[1]))
+    for rows, wide, index, weight in _chunks(logits, frame):
+        for start in range(0, len(index), most):
+            part = slice(start, start + most)
+            taps, shares = index[part].to(wide.device), weight[part].to(wide.device)
+            strip = wide[:, taps[:, 0]].mul_(shares[:, :1])
+            for tap in range(1, taps.shape[1]):
+                strip.addcmul_(wide[:, taps[:, tap]], shares[:, tap, None])
+            yield slice(rows.start + start, rows.start + start + strip.shape[1]), strip
 
 
-def _columns(mixed: Tensor, frame: Frame) -> Tensor:
-    """(K, rows, w) to (K, rows, W): the horizontal half of the interpolation."""
-    rows, width = mixed.shape[1], frame.content[1]
-    if mixed.shape[2] != frame.covered[1]:
-        mixed = _bilinear(mixed[None], (rows, frame.covered[1]))[0]
-    mixed = mixed[..., :width]
-    if width != frame.output[1]:
-        mixed = _bilinear(mixed[None], (rows, frame.output[1]))[0]
-    return mixed
+def _chunks(logits: Tensor, frame: Frame) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+    """Parts of the output's rows, and what they are mixed of.
+
+    Columns are interpolated first, while there are few rows: what is left to do for each row
+    of the output runs over whole rows, which is what processors are good at.
+
+    Yields:
+        The rows' slice; coarse rows at full width (K, r, W); per row the indices (n, T) into r,
+        and their weights (n, T).
+    """
+    height = frame.output[0]
+    index, weight = _taps(logits.shape[-2], frame)
+    step = max(1, _CHUNK * height // logits.shape[-2])
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        low, high = int(index[rows].min()), int(index[rows].max())
+        yield rows, _columns(logits[:, low : high + 1], frame), index[rows] - low, weight[rows]
+
+
+def _columns(rows: Tensor, frame: Frame) -> Tensor:
+    """(K, r, w) to (K, r, W): the horizontal half of the interpolation."""
+    if rows.shape[2] != frame.covered[1]:
+        rows = _linear(rows, frame.covered[1])
+    rows = rows[..., : frame.content[1]]
+    return rows if frame.content[1] == frame.output[1] else _linear(rows, frame.output[1])
 
 
 def class_map(logits: Tensor, frame: Frame) -> Tensor:
-    """uint8 (H, W): the class of most logit per pixel; of equal ones the lowest wins."""
+    """uint8 (H, W): the class of most logit per pixel; of equal ones the lowest wins.
+
+    On a CPU a tenth of the time of `F.interpolate` and `max`: one row of the output at a time,
+    from and to the cache.
+    """
     result = torch.empty(frame.output, dtype=torch.uint8, device=logits.device)
-    for rows, strip in strips(logits, frame):
-        result[rows] = argmax(strip)
+    if logits.device.type != "cpu":
+        for rows, strip in strips(logits, frame):
+            result[rows] = strip.max(0).indices
+        return result
+    classes, (height, width) = logits.shape[0], frame.output
+    find = _Argmax(classes, min(height, _block(classes, width)), width)
+    mixed = np.empty((classes, find.rows, width), np.float32)
+    for rows, wide, index, weight in _chunks(logits, frame):
+        into, source = result[rows].numpy(), wide.numpy()
+        taps = list(zip(index.tolist(), weight.tolist(), strict=True))
+        for start in range(0, len(taps), find.rows):
+            block = taps[start : start + find.rows]
+            for row, tap in enumerate(block):
+                _mix(source, *tap, mixed[:, row])
+            find(mixed[:, : len(block)], into[start : start + len(block)])
     return result
+
+
+def _mix(
+    source: NDArray[np.float32],
+    taps: Sequence[int],
+    shares: Sequence[float],
+    out: NDArray[np.float32],
+) -> None:
+    """The weighted sum of two or four rows of `source` (K, r, W) into `out` (K, W)."""
+    cv2.addWeighted(source[:, taps[0]], shares[0], source[:, taps[1]], shares[1], 0, dst=out)
+    for tap, share in zip(taps[2:], shares[2:], strict=True):
+        cv2.scaleAdd(source[:, tap], share, out, dst=out)
 
 
 def argmax(values: Tensor) -> Tensor:
     """uint8 (H, W) of (K, H, W); of equal values the lowest class wins."""
-    # Half the time of argmax on a CPU, and the same answer.
-    return values.max(0).indices.to(torch.uint8)
+    if values.device.type != "cpu":
+        return values.max(0).indices.to(torch.uint8)
+    classes, height, width = values.shape
+    result = torch.empty((height, width), dtype=torch.uint8)
+    find = _Argmax(classes, min(height, _block(classes, width)), width)
+    for start in range(0, height, find.rows):
+        rows = slice(start, start + find.rows)
+        find(values[:, rows].numpy(), result[rows].numpy())
+    return result
+
+
+def _block(classes: int, width: int) -> int:
+    """Rows of K logits a pixel that stay in the cache."""
+    return max(1, _BLOCK // (4 * classes * width))
+
+
+class _Argmax:
+    """argmax over K of a few rows (K, rows, W), a tenth of the time of torch's.
+
+    No step has a branch: every class that equals the maximum bids K - 1 - its number, and the
+    highest bid is the lowest class. Where nothing equals it, for it is NaN, the last class
+    stands.
+    """
+
+    def __init__(self, classes: int, rows: int, width: int) -> None:
+        self.rows = rows
+        self._top = np.empty((rows, width), np.float32)
+        self._equal = np.empty((classes, rows, width), np.bool_)
+        self._bids = np.empty((classes, rows, width), np.uint8)
+        self._bid = np.arange(classes - 1, -1, -1, dtype=np.uint8)[:, None, None]
+        self._last = np.uint8(classes - 1)
+
+    def __call__(self, values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
+        """Write the classes of `values` (K, r, W) to `out` (r, W); r is `rows` at most."""
+        r = values.shape[1]
+        top, equal, bids = self._top[:r], self._equal[:, :r], self._bids[:, :r]
+        np.maximum.reduce(values, axis=0, out=top)
+        np.equal(values, top, out=equal)
+        np.multiply(equal.view(np.uint8), self._bid, out=bids)
+        np.maximum.reduce(bids, axis=0, out=out)
+        np.subtract(self._last, out, out=out)
 
 
 def _bilinear(x: Tensor, size: Size) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def _taps(length: int, frame: Frame, *, axis: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """The few coarse samples behind each output sample of an axis.
+def _linear(rows: Tensor, width: int) -> Tensor:
+    """(K, r, w) to (K, r, width)."""
+    return F.interpolate(rows, size=width, mode="linear", align_corners=False)
+
+
+def _taps(length: int, frame: Frame) -> tuple[Tensor, Tensor]:
+    """The few coarse rows behind each row of the output.
 
     Returns:
-        Indices int64 (n, T) into `length` coarse samples and their weights float32 (n, T),
+        Indices int64 (n, T) into `length` coarse rows and their weights float32 (n, T),
         which sum to 1. T is 2, or 4 where the content is resized once more.
     """
-    covered, content, output = frame.covered[axis], frame.content[axis], frame.output[axis]
+    covered, content, output = frame.covered[0], frame.content[0], frame.output[0]
     index, weight = _pair(length, covered)
     index, weight = index[:content], weight[:content]
     if content != output:
@@ -107,7 +203,7 @@ def _taps(length: int, frame: Frame, *, axis: int, device: torch.device) -> tupl
         weight = torch.cat(
             [weight[outer[:, 0]] * share[:, :1], weight[outer[:, 1]] * share[:, 1:]], 1
         )
-    return index.to(device), weight.to(device)
+    return index, weight
 
 
 def _pair(length: int, size: int) -> tuple[Tensor, Tensor]:
