@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from segcli import files
 from segcli.environment import library_versions
 from segcli.errors import CheckpointError, OutputError
+from segcli.exported import is_exported, read_description
 from segcli.labels import LabelSpace
 
 if TYPE_CHECKING:
@@ -158,11 +159,14 @@ def load_checkpoint(path: str | Path, *, warn: Callable[[str], None] | None = No
     """Read and verify a checkpoint folder (or one of its files).
 
     Where it is damaged or gone and ``NAME.previous`` is whole, that one is taken and `warn`
-    is told so.
+    is told so. Of an exported file what it says of itself is returned, without weights.
 
     Raises:
         CheckpointError: when there is no whole checkpoint, saying what is wrong.
     """
+    if is_exported(path):
+        file = Path(path)
+        return _from_description(file, file, read_description(file), {})
     folder, description = verify_or_previous(Path(path), warn)
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -171,10 +175,16 @@ def load_checkpoint(path: str | Path, *, warn: Callable[[str], None] | None = No
         tensors = load_file(folder / WEIGHTS)
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"cannot read weights ({error})", file=folder / WEIGHTS) from None
+    return _from_description(folder, folder / DESCRIPTION, description, tensors)
+
+
+def _from_description(
+    path: Path, file: Path, description: dict[str, Any], tensors: dict[str, torch.Tensor]
+) -> Checkpoint:
     try:
         return Checkpoint(
-            path=folder,
-            label_space=LabelSpace.from_dict(description["label_space"], file=folder / DESCRIPTION),
+            path=path,
+            label_space=LabelSpace.from_dict(description["label_space"], file=file),
             state_dict=tensors,
             **{
                 name: description[name]
@@ -183,7 +193,7 @@ def load_checkpoint(path: str | Path, *, warn: Callable[[str], None] | None = No
             versions=description["versions"],
         )
     except KeyError as error:
-        raise CheckpointError(f"checkpoint without {error}", file=folder / DESCRIPTION) from None
+        raise CheckpointError(f"checkpoint without {error}", file=file) from None
 
 
 def load_resume(path: str | Path, *, warn: Callable[[str], None] | None = None) -> dict[str, Any]:
@@ -261,10 +271,17 @@ def build_from_checkpoint(checkpoint: Checkpoint) -> Segmenter:
     """The model of a checkpoint with its weights, in eval mode on the CPU.
 
     Raises:
-        CheckpointError: when the weights do not fit the model described beside them.
+        CheckpointError: when the weights do not fit the model described beside them, or it is
+            an exported file, which has none to build from.
     """
     from segcli.models.build import build_model
 
+    if is_exported(checkpoint.path):
+        raise CheckpointError(
+            "an exported network cannot be built again",
+            file=checkpoint.path,
+            hint="give the checkpoint it was made of",
+        )
     model = build_model(**checkpoint.model_config)
     try:
         model.load_state_dict(checkpoint.state_dict)

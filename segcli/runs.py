@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from segcli.errors import CheckpointError
+from segcli.exported import exported_in, is_exported
 
 RUNS = Path("runs")
 # In the order of preference; each may have stepped aside to NAME.previous.
@@ -13,11 +14,12 @@ _DESCRIPTION = "checkpoint.json"
 
 
 def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
-    """The checkpoint folder that `path` means.
+    """The checkpoint folder, or the exported file, that `path` means.
 
     Args:
-        path: a run (its best, or else its last), a checkpoint folder, a file in one, or a
-            folder of runs; None takes the newest run under `root`.
+        path: a run (its best, or else its last), a checkpoint folder, a file in one, a
+            folder of runs, an exported file or the folder that it was written to; None takes
+            the newest run under `root`.
         root: where runs are looked for.
 
     Raises:
@@ -34,16 +36,25 @@ def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
     if given.is_file():
         if _described(given.parent):
             return given.parent
+        if is_exported(given):
+            return given
         raise CheckpointError(
             "not a file of a checkpoint", file=given, hint="give the run or checkpoint folder"
         )
     if _described(given):
         return given
-    return _of_run(given) or _newest(given, "give a run or a checkpoint folder")
+    return (
+        _of_run(given) or exported_in(given) or _newest(given, "give a run or a checkpoint folder")
+    )
 
 
 def run_folder(checkpoint: Path) -> Path:
-    """The run that a checkpoint belongs to, or the checkpoint where it stands alone."""
+    """The run that a checkpoint belongs to, or the checkpoint where it stands alone.
+
+    Of an exported file it is the folder that the file lies in.
+    """
+    if is_exported(checkpoint):
+        return checkpoint.parent
     return checkpoint.parent if _base_name(checkpoint) in NAMES else checkpoint
 
 

@@ -77,7 +77,7 @@ class Predictor:
         warn: Callable[[str], None] | None = None,
         tta: TTA | None = None,
     ) -> Predictor:
-        """From a checkpoint folder alone, predicting as it was validated.
+        """From a checkpoint folder or an exported file alone, predicting as it was validated.
 
         Raises:
             CheckpointError: a missing or damaged checkpoint.
@@ -99,23 +99,26 @@ class Predictor:
     ) -> Predictor:
         """As `from_checkpoint`, for one that was read before."""
         from segcli.checkpoint import build_from_checkpoint
+        from segcli.exported import is_exported
 
-        where = resolve_device(device)
         stored = checkpoint.inference
+        if is_exported(checkpoint.path):
+            from segcli.inference.backends import open_backend
+
+            backend = open_backend(checkpoint.path, device=device, precision=precision)
+            rule = _stored_rule(checkpoint)
+            return cls(backend, checkpoint.label_space, size=rule, tta=tta)
+        where = resolve_device(device)
         usual = str(stored.get("precision", "fp32"))
         if usual not in PRECISIONS or (usual == "fp16" and where.type == "cpu"):
             usual = "fp32"
-        try:
-            size_rule = SizeRule.of(stored.get("size"))
-        except ValueError as error:
-            raise CheckpointError(str(error), file=checkpoint.path) from None
         return cls(
             build_from_checkpoint(checkpoint),
             checkpoint.label_space,
             device=where,
             precision=precision or usual,
             channels_last=bool(stored.get("channels_last", False)),
-            size=size_rule,
+            size=_stored_rule(checkpoint),
             tta=tta,
         )
 
@@ -233,6 +236,13 @@ class Predictor:
         if mean is None:
             raise ValueError("no views")
         return mean
+
+
+def _stored_rule(checkpoint: Checkpoint) -> SizeRule:
+    try:
+        return SizeRule.of(checkpoint.inference.get("size"))
+    except ValueError as error:
+        raise CheckpointError(str(error), file=checkpoint.path) from None
 
 
 def _checked(images: Sequence[Image]) -> Sequence[Image]:
