@@ -28,6 +28,7 @@ LAYOUT = "D013-layout"
 NOT_PREPARED = "D014-not-prepared"
 OTHER_SAMPLES = "D015-other-samples"
 UNKNOWN_CLASSES = "D016-unknown-classes"
+PACKED_COPY = "D017-packed-copy"
 # Configs.
 CONFIG = "C001-config"
 DATA_FOLDER = "C002-data"

@@ -311,6 +311,23 @@ def test_all_faults_of_a_prepared_folder(prepared: Path, raw: Path) -> None:
     assert (codes.OTHER_SAMPLES, "raw") in found(report, WARNING)
 
 
+def test_packed_copies_are_held_to_their_sources(raw: Path) -> None:
+    """Gone, cut off, and (what no checksum of a raw copy would show) of other pixels."""
+    from segcli.recipes.prepare import prepare_labels
+
+    out = raw.parent / "prepared"
+    prepare_labels(raw, reporter=NullReporter(), out=out, workers=1, pack="raw")
+    assert run(out).errors == 0
+    gone, short, changed, *_ = sorted((out / "packed/train").iterdir())
+    gone.unlink()
+    short.write_bytes(short.read_bytes()[:-1])
+    data = bytearray(changed.read_bytes())
+    data[-1] ^= 1
+    changed.write_bytes(data)
+    wrong = {(codes.PACKED_COPY, path.name) for path in (gone, short, changed)}
+    assert found(run(out)) == wrong
+
+
 def test_an_interrupted_preparation_is_known(prepared: Path) -> None:
     (prepared / FILE_NAME).unlink()
     assert {code for code, _ in found(run(prepared))} == {codes.NOT_PREPARED}
@@ -552,4 +569,4 @@ def test_every_code_is_documented() -> None:
     text = (ROOT / "docs/checks.md").read_text()
     listed = {v for k, v in vars(codes).items() if k.isupper() and re.match(r"[DCM]\d", str(v))}
     assert set(re.findall(r"`([DCM]\d{3}-[\w-]+)`", text)) == listed
-    assert len(listed) == 17 + 14 + 10
+    assert len(listed) == 18 + 14 + 10

@@ -21,6 +21,7 @@ from segcli.data import images, rasterize
 from segcli.data.convert import Tables, guess
 from segcli.data.layouts import POLYGONS, Pair
 from segcli.data.manifest import Sample
+from segcli.data.pack import open_pack
 from segcli.data.tasks import Task
 from segcli.errors import DataError
 from segcli.files import sha256_bytes
@@ -118,7 +119,24 @@ def look_at_sample(split: str, sample: Sample, space: LabelSpace) -> Seen:
     if sample.one_hot is not None and not sample.one_hot.is_file():
         what = "one-hot channels are gone"
         found.append(Finding(codes.MISSING_FILE, ERROR, what, sample.one_hot, _AGAIN))
+    if sample.packed is not None:
+        found += _look_at_copy(sample, sample.packed, digest)
     return Seen(split, sample.image, digest, sample.pixels, tuple(found))
+
+
+def _look_at_copy(sample: Sample, path: Path, digest: bytes | None) -> list[Finding]:
+    """Read a packed copy whole, and hold its pixels to those of the image and the label."""
+    every = slice(0, sample.size[0]), slice(0, sample.size[1])
+    try:
+        image, label = open_pack(path, sample.image, sample.sha256)
+        pixels = image[every], label[every]
+        original = images.read_label(sample.label)
+    except DataError as error:
+        return [of_error(codes.PACKED_COPY, error)]
+    if digest in (None, _digest(pixels[0])) and np.array_equal(pixels[1], original):
+        return []
+    what, hint = "packed copy has other pixels than its sources", f"{_AGAIN} with --pack"
+    return [Finding(codes.PACKED_COPY, ERROR, what, path, hint)]
 
 
 def glance(sample: Sample) -> list[Finding]:
