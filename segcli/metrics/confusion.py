@@ -143,6 +143,14 @@ class Scores:
         """All labelled pixels."""
         return sum(self.class_pixels)
 
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """Mean of `class_iou`, each class by its share of the labelled pixels."""
+        if not self.pixels:
+            return math.nan
+        weighed = zip(self.class_pixels, self.class_iou, strict=True)
+        return sum(n * iou for n, iou in weighed if n) / self.pixels
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; a score that has no meaning is null, never NaN."""
         return {
@@ -150,6 +158,7 @@ class Scores:
             "pixel_accuracy": _or_none(self.pixel_accuracy),
             "mean_accuracy": _or_none(self.mean_accuracy),
             "category_miou": _or_none(self.category_miou),
+            "frequency_weighted_iou": _or_none(self.frequency_weighted_iou),
             "pixels": self.pixels,
             "classes": {
                 name: {"iou": _or_none(iou), "accuracy": _or_none(accuracy), "pixels": pixels}

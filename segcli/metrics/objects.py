@@ -54,14 +54,17 @@ def instance_table(
     Ids up to 1000 are no instances. `prediction` holds values below `num_classes`; an
     object's class is its label id, whether below `num_classes` or not.
     """
-    where = np.flatnonzero(instances.ravel() > _FIRST_INSTANCE)
-    ids = instances.ravel()[where]
-    present = np.flatnonzero(np.bincount(ids)) if ids.size else np.zeros(0, np.int64)
-    slots = np.zeros(2**16, np.int32)
-    slots[present] = np.arange(present.size) * num_classes
-    pairs = slots[ids] + prediction.ravel()[where]
-    counts = np.bincount(pairs, minlength=present.size * num_classes)
-    return ObjectTable(present // 1000, counts.reshape(present.size, num_classes))
+    inside = instances > _FIRST_INSTANCE
+    ids = instances[inside]
+    if not ids.size:
+        return ObjectTable(np.zeros(0, np.int64), np.zeros((0, num_classes), np.int64))
+    first = ids.min()
+    pairs = np.multiply(ids - first, num_classes, dtype=np.int64)
+    pairs += prediction[inside]
+    rows = int(ids.max() - first) + 1
+    counts = np.bincount(pairs, minlength=rows * num_classes).reshape(rows, num_classes)
+    present = np.flatnonzero(counts.any(1))
+    return ObjectTable((present + int(first)) // 1000, counts[present])
 
 
 def component_table(
