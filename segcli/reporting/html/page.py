@@ -35,7 +35,12 @@ class Section:
 
 
 def document(
-    title: str, header: Html, sections: Sequence[Section], *, space: LabelSpace | None = None
+    title: str,
+    header: Html,
+    sections: Sequence[Section],
+    *,
+    space: LabelSpace | None = None,
+    styles: str = "",
 ) -> str:
     """The whole page.
 
@@ -43,8 +48,10 @@ def document(
         title: of the browser's tab.
         header: what stands above the first section, with the page's h1.
         space: its colours become classes ``c0``, ``c1`` ... for swatches.
+        styles: name of one more style sheet beside this file.
     """
     style = _resource("report.css") + _class_colors(space)
+    style += _resource(styles) if styles else ""
     script = _resource("report.js")
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; "
