@@ -106,6 +106,31 @@ def resident_bytes() -> int | None:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def free_memory() -> int | None:
+    """Memory that this process may still take, by the machine and its control group; None
+    where the system does not say."""
+    known = []
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                known.append(int(line.split()[1]) * 1024)
+    except (OSError, ValueError, IndexError):
+        pass
+    try:
+        # Version 2 writes "max" where there is no limit, which is no number.
+        group = Path("/sys/fs/cgroup")
+        limit = int((group / "memory.max").read_text(encoding="ascii"))
+        used = int((group / "memory.current").read_text(encoding="ascii"))
+        cache = 0
+        for line in (group / "memory.stat").read_text(encoding="ascii").splitlines():
+            if line.startswith("inactive_file "):
+                cache = int(line.split()[1])
+        known.append(max(0, limit - used + cache))
+    except (OSError, ValueError, IndexError):
+        pass
+    return min(known, default=None)
+
+
 def peak_resident_bytes(*, reset: bool = False) -> int | None:
     """Most memory that this process has had, since the last reset where that is allowed."""
     try:

@@ -5,16 +5,21 @@ Shape legend: batch uint8 (N, 3, H, W), coarse logits (N, K, h, w) at the networ
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from segcli.errors import UsageError
 from segcli.models.segmenter import SIZE_MULTIPLE
 
 _DTYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 PRECISIONS = tuple(_DTYPES)
+# Sides of the pictures by which memory is estimated.
+_PROBES = (128, 256)
 
 
 @runtime_checkable
@@ -43,6 +48,9 @@ class Backend(Protocol):
             bilinearly to (H', W'), the next multiples, and cropped on the right and at the
             bottom to (H, W), they are the logits of the picture.
         """
+
+    def pixel_bytes(self) -> float | None:
+        """Working memory per pixel of a batch, for large pictures; None where nobody can say."""
 
 
 class TorchBackend:
@@ -78,6 +86,7 @@ class TorchBackend:
             self.model = self.model.to(memory_format=torch.channels_last)
         self._coarse = getattr(self.model, "logits_at_stride", None)
         self.multiple = SIZE_MULTIPLE if self._coarse is not None else 1
+        self._pixel_bytes: float | None = None
 
     @torch.inference_mode()
     def __call__(self, batch: Tensor) -> Tensor:
@@ -92,3 +101,55 @@ class TorchBackend:
         # In float32 planes: 16 bits are too few for the differences that interpolation makes.
         logits: Tensor = result.float().contiguous()
         return logits
+
+    def pixel_bytes(self) -> float:
+        """The slope of the peak of live tensors between two small pictures, measured once."""
+        if self._pixel_bytes is None:
+            small, large = (self._peak(side) for side in _PROBES)
+            pixels = _PROBES[1] ** 2 - _PROBES[0] ** 2
+            self._pixel_bytes = max(1.0, (large - small) / pixels)
+        return self._pixel_bytes
+
+    def _peak(self, side: int) -> int:
+        batch = torch.zeros((1, 3, side, side), dtype=torch.uint8, device=self.device)
+        with LiveBytes() as live:
+            self(batch)
+        return int(live.peak)
+
+
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that are made and alive at a time within the block.
+
+    Attributes:
+        peak: the most there were. What an operator takes for itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive: dict[int, tuple[Any, int]] = {}
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Run the operator, then count."""
+        result = func(*args, **(kwargs or {}))
+        self._alive = {k: v for k, v in self._alive.items() if not _expired(v[0])}
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                storage = leaf.untyped_storage()
+                self._alive[storage._cdata] = (_weak(storage), storage.nbytes())
+        self.peak = max(self.peak, sum(size for _, size in self._alive.values()))
+        return result
+
+
+# torch has no types for these.
+_weak: Any = StorageWeakRef
+
+
+def _expired(reference: Any) -> bool:
+    return bool(reference.expired())

@@ -19,6 +19,7 @@ from segcli.environment import resolve_device
 from segcli.errors import CheckpointError
 from segcli.inference.geometry import Size, SizeRule
 from segcli.inference.network import PRECISIONS, Backend, TorchBackend
+from segcli.inference.tiles import Tiler
 from segcli.inference.tta import PLAIN, TTA, View
 from segcli.inference.upsample import Frame, argmax, class_map, strips, upsample
 from segcli.labels import LabelSpace
@@ -64,7 +65,8 @@ class Predictor:
             )
         else:
             self.backend = model
-        self.label_space, self.tta, self.tile = label_space, tta, tile
+        self.label_space, self.tta = label_space, tta
+        self._network = Tiler(self.backend, tile)
         self.size_rule = SizeRule.of(size)
 
     @classmethod
@@ -221,7 +223,10 @@ class Predictor:
         multiple = self.backend.multiple
         covered = tuple(-(-side // multiple) * multiple for side in content)
         frame = Frame((covered[0], covered[1]), content, output_size or size)
-        return self.backend(batch), frame
+        # A scaled view needs no more memory than the plain one: tiles where it is larger.
+        usual = self.size_rule.target(size)
+        most = None if view.scale == 1 else usual[0] * usual[1]
+        return self._network(batch, most), frame
 
     def _mean(self, image: Image, output_size: Size | None) -> Tensor:
         """Softmax (K, h, w) of one picture, as a running mean over the views."""
