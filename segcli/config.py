@@ -209,6 +209,46 @@ class EvalConfig(Section):
     """Panels of image, truth, prediction and error that `segcli eval` writes."""
 
 
+DistillTerm = Literal["pixel", "channel", "pairwise", "holistic", "feature"]
+
+
+class DiscriminatorConfig(Section):
+    loss: Literal["hinge", "wgan-gp"] = "hinge"
+    """Hinge is stable; wgan-gp, with its gradient penalty, is the paper's."""
+    width: int = Field(default=32, ge=4, le=512)
+    """Channels of the discriminator's first layer, doubled from layer to layer."""
+    lr: Positive = 4e-4
+    """Constant learning rate of its own optimiser, Adam."""
+
+
+class DistillConfig(Section):
+    teacher: str | None = None
+    """Run folder or checkpoint of the teacher; `segcli distill --teacher` sets it."""
+    losses: dict[DistillTerm, NonNegative] = {"pixel": 1.0, "channel": 3.0}
+    """What the student learns from the teacher, and its weight beside the supervised loss."""
+    pixel_temperature: Positive = 1.0
+    """Softens the teacher's and the student's probabilities of a pixel."""
+    channel_temperature: Positive = 4.0
+    """Softens the distribution of a class over the pixels."""
+    void: bool = False
+    """Let the teacher speak where fine labels are ignored; it always does on extra pictures."""
+    coarse: tuple[str, ...] = ()
+    """Splits with coarse labels, such as [train_extra]: a batch has as many extra pictures."""
+    unlabelled: tuple[str, ...] = ()
+    """Extra pictures without labels: splits (labels are not read), folders, files, videos."""
+    frame_step: Count = 10
+    """Every so many frames of a video become a picture."""
+    coarse_weight: NonNegative = 0.5
+    """Weight of the cross-entropy against coarse labels..."""
+    overrule: Annotated[float, Field(ge=0, le=1)] = 0.8
+    """...which is dropped where the teacher says otherwise with this probability or more."""
+    fine_only: Fraction = 0.2
+    """Last share of all steps, in which batches have fine pictures only."""
+    measure_every: int = Field(default=50, ge=0)
+    """Steps between measurements of each loss's share of the gradient; 0 never measures."""
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+
+
 class Config(Section):
     """One experiment: the same file trains and evaluates."""
 
@@ -216,7 +256,12 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
+    distill: DistillConfig | None = None
+    """What `segcli distill` adds to the training of a student; other commands leave it aside."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, every default filled in."""
-        return self.model_dump(mode="json")
+        value = self.model_dump(mode="json")
+        if self.distill is None:
+            del value["distill"]
+        return value

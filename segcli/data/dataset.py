@@ -173,6 +173,11 @@ class StageBatches(Sampler[list[Ticket]]):
         self.rank, self.share = rank, batch_size // world
         self.per_epoch = batches_per_epoch(count, batch_size)
 
+    @property
+    def views(self) -> int:
+        """Pictures in this rank's part of a batch."""
+        return self.share
+
     def __len__(self) -> int:
         return self.per_epoch * self.epochs - self.start
 
@@ -230,8 +235,8 @@ def train_loader(
     shape, channels = dataset.transform, (dataset.num_classes,) * dataset.soft_targets
     return SlotLoader(
         dataset,
-        image=(batches.share, *shape.size, 3),
-        target=(batches.share, *channels, *shape.target_size),
+        image=(batches.views, *shape.size, 3),
+        target=(batches.views, *channels, *shape.target_size),
         collate=collate,
         **options,
     )

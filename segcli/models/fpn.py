@@ -80,7 +80,8 @@ class FPN(nn.Module):
             auxiliary = {"p2": conv_p2(self.heads["p2"])}
             for name, p in (("p3", p3), ("p4", p4), ("p5", p5)):
                 auxiliary[name] = self.heads[name](p)
-        return DecoderOutput(self._merge(s2, (s3 + s4).add_(s5)), auxiliary)
+        coarse = (s3 + s4).add_(s5)
+        return DecoderOutput(self._merge(s2, coarse), auxiliary, coarse)
 
     def _finest_level(self, c2: Tensor, p3: Tensor) -> Callable[[nn.Module], Tensor]:
         """How to apply a convolution to p2, which need not be made for that."""

@@ -15,10 +15,12 @@ class DecoderOutput(NamedTuple):
     Attributes:
         logits: `(N, K, H/s, W/s)`, where s is the decoder's `stride`.
         auxiliary: deep-supervision logits by name, each at its own stride; empty in eval.
+        features: the wide map `(N, C, h, w)` that the classification comes from.
     """
 
     logits: Tensor
     auxiliary: Mapping[str, Tensor]
+    features: Tensor
 
 
 class ConvBlock(nn.Sequential):

@@ -25,10 +25,12 @@ class TrainingOutput(NamedTuple):
         auxiliary: deep-supervision logits by name (`p2`..`p5` of an FPN), `(N, K, h, w)`.
             Each covers the whole picture at its own stride: resize it bilinearly to the
             labels' size. Where the picture had to be padded they come at `H, W` already.
+        coarse: what `logits` were upsampled from, where `Segmenter.shows_coarse` asks for it.
     """
 
     logits: Tensor
     auxiliary: Mapping[str, Tensor]
+    coarse: StrideOutput | None = None
 
 
 class StrideOutput(NamedTuple):
@@ -39,11 +41,13 @@ class StrideOutput(NamedTuple):
         auxiliary: as the decoder made them, by name; empty in eval.
         padded_size: `(H', W')`. Resizing to it and cropping the right and the bottom to
             `(H, W)` gives what `forward` returns.
+        features: `(N, C, h, w)`, the decoder's last wide map, also with the padding.
     """
 
     logits: Tensor
     auxiliary: Mapping[str, Tensor]
     padded_size: tuple[int, int]
+    features: Tensor
 
 
 class Segmenter(nn.Module):
@@ -54,10 +58,14 @@ class Segmenter(nn.Module):
         decoder: feature maps to a `DecoderOutput`; has a `stride`.
         num_classes: K.
         mean, std: of RGB in 0..1 units; they travel with the weights as buffers.
+
+    Attributes:
+        shows_coarse: in training return the logits and features at the decoder's stride too.
     """
 
     mean: Tensor
     std: Tensor
+    shows_coarse = False
 
     def __init__(
         self,
@@ -89,13 +97,14 @@ class Segmenter(nn.Module):
         if output.padded_size != (height, width):
             for name, low in auxiliary.items():
                 auxiliary[name] = _to_image(low, output.padded_size, height, width)
-        return TrainingOutput(logits, auxiliary)
+        return TrainingOutput(logits, auxiliary, output if self.shows_coarse else None)
 
     def logits_at_stride(self, images: Tensor) -> StrideOutput:
         """As `forward`, but stop before the last upsampling, at the decoder's stride."""
         x = self.pad(self.normalise(images))
         output = self.decoder(self.encoder(x))
-        return StrideOutput(output.logits, output.auxiliary, (x.shape[-2], x.shape[-1]))
+        padded = (x.shape[-2], x.shape[-1])
+        return StrideOutput(output.logits, output.auxiliary, padded, output.features)
 
     def normalise(self, images: Tensor) -> Tensor:
         """RGB in 0..255 to zero mean and unit deviation, in the precision of the buffers."""

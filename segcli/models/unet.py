@@ -63,7 +63,7 @@ class UNet(nn.Module):
         for stage, skip in zip(self.stages, skips, strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="nearest")
             x = stage(torch.cat([x, skip], dim=1))
-        return DecoderOutput(self.classifier(self.dropout(x)), {})
+        return DecoderOutput(self.classifier(self.dropout(x)), {}, x)
 
 
 def plain_block(in_channels: int, out_channels: int) -> nn.Module:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from segcli.errors import DataError
 from segcli.metrics.confusion import Scores
 from segcli.recipes.training import (
     Stage,
+    Teaching,
     Training,
     freeze,
     stage_data,
@@ -63,12 +64,14 @@ def train(
     reporter: Reporter,
     resume: Path | None = None,
     world: World | None = None,
+    teach: Callable[[Training], Teaching] | None = None,
 ) -> TrainResult:
     """Train `config` in the run folder `folder`, from the start or from a checkpoint.
 
     Args:
         resume: a ``last`` checkpoint to go on from; None starts anew.
         world: the place of this process among those that train together.
+        teach: makes what `distill` adds to the run.
 
     Raises:
         SegcliError: data, weights, checkpoint or disk that cannot be used, in one line;
@@ -76,7 +79,13 @@ def train(
     """
     with StopRequest(world).listening() as stop:
         run = set_up(
-            config, folder=folder, device=device, reporter=reporter, resume=resume, world=world
+            config,
+            folder=folder,
+            device=device,
+            reporter=reporter,
+            resume=resume,
+            world=world,
+            teach=teach,
         )
         for check in (preflight, probe):
             if not stop.agree(device):
@@ -89,7 +98,7 @@ def train(
                 return run_stages(run, stop)
         except RuntimeError as error:
             # A worker's death is heard wherever the run stands at that moment.
-            raise blame(error, run.log, run.samples) from error
+            raise blame(error, run.log, run.pictures) from error
 
 
 def run_stages(run: Training, stop: StopRequest) -> TrainResult:
@@ -222,6 +231,8 @@ def finish_epoch(run: Training, epoch: int, stop: StopRequest) -> float:
             raise interrupted(run, stop.asked) from None
         run.seconds += time.perf_counter() - started
         _report_scores(run, scores, epoch)
+        if run.teaching is not None:
+            run.teaching.epoch_done(run)
         _judge(run, scores)
     run.epochs_done = epoch
     stop.agree(run.device)
@@ -244,7 +255,7 @@ def _judge(run: Training, scores: Scores) -> None:
 
 def _report_step(run: Training, losses: dict[str, float], seconds: float, waited: float) -> None:
     for name, value in losses.items():
-        kind = name if name.startswith("lr/") else f"loss/{name}"
+        kind = name if "/" in name else f"loss/{name}"
         run.reporter.scalar(kind, value, run.step)
     run.reporter.scalar("speed/seconds_per_step", seconds, run.step)
     run.reporter.scalar("speed/data_wait", waited / seconds, run.step)

@@ -1,4 +1,4 @@
-"""What a training run is made of, shared by `train` and, later, `distill`.
+"""What a training run is made of, shared by `train` and `distill`.
 
 The plan of stages, the state that moves, the batches of a stage, and the network as it is
 called: frozen in part, compiled, spread over processes.
@@ -10,7 +10,7 @@ import dataclasses
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -47,6 +47,47 @@ class Stage:
         return self.first_step + self.steps_per_epoch * self.config.epochs
 
 
+class Teaching(Protocol):
+    """What `distill` adds to a run. A plain run has none, and nothing here is asked of it.
+
+    Attributes:
+        command: the command that goes on with such a run.
+        extra: pictures that join the fine ones; their indices follow those of `run.samples`.
+    """
+
+    command: str
+    extra: Sequence[Sample]
+
+    def stage_data(self, run: Training, stage: Stage) -> tuple[TrainDataset, StageBatches]:
+        """The views of a stage with its extra pictures, and their order."""
+
+    def cut(self, run: Training, images: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """A batch in its stage's parts, which have fine and extra pictures like the whole."""
+
+    def labels(self, target: Tensor) -> Tensor:
+        """What the supervised loss sees of a target."""
+
+    def losses(
+        self, run: Training, network: nn.Module, images: Tensor, target: Tensor
+    ) -> dict[str, Tensor]:
+        """As `forward_losses`, of a part, and ``taught``: what is added to its ``total``."""
+
+    def begin(self, run: Training, images: Tensor, target: Tensor) -> dict[str, float]:
+        """Make ready for a step on this batch; figures of it that are taken now and then."""
+
+    def finish(self, run: Training, finite: bool) -> None:
+        """Take the optimiser steps of what learns beside the student, or drop them."""
+
+    def epoch_done(self, run: Training) -> None:
+        """Report where things stand."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run needs: tensors, numbers and plain containers."""
+
+    def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
+        """Go on from `state_dict`; raises CheckpointError where it does not fit."""
+
+
 @dataclasses.dataclass
 class Training:
     """All that moves while training, and what it moves with.
@@ -59,6 +100,7 @@ class Training:
         stale: validations since the best one.
         nonfinite: steps in a row whose loss was not finite.
         seconds: of training and validation, over all resumed parts.
+        teaching: what `distill` adds.
     """
 
     config: Config
@@ -85,6 +127,7 @@ class Training:
     stale: int = 0
     nonfinite: int = 0
     seconds: float = 0.0
+    teaching: Teaching | None = None
 
     @property
     def total_steps(self) -> int:
@@ -93,6 +136,11 @@ class Training:
     @property
     def label_space(self) -> LabelSpace:
         return self.manifest.label_space
+
+    @property
+    def pictures(self) -> tuple[Sample, ...]:
+        """Every picture that the loader may read, by its index."""
+        return self.samples if self.teaching is None else (*self.samples, *self.teaching.extra)
 
     def out_of_patience(self) -> bool:
         """Whether `train.patience` validations have gone by without a better score."""
@@ -139,6 +187,11 @@ def model_arguments(config: Config, num_classes: int) -> dict[str, Any]:
     }
 
 
+def stage_at(run: Training) -> Stage:
+    """The stage that the run's next step belongs to."""
+    return next((s for s in run.stages if run.step < s.end_step), run.stages[-1])
+
+
 def score_names(space: LabelSpace) -> list[str]:
     """The names under which validation logs its scores."""
     totals = ["val/miou", "val/category_miou", "val/pixel_accuracy"]
@@ -154,6 +207,25 @@ def plan(stages: Sequence[StageConfig], count: int) -> list[Stage]:
         planned.append(stage)
         step, epoch = stage.end_step, epoch + config.epochs
     return planned
+
+
+def step_losses(
+    run: Training, network: nn.Module, images: Tensor, target: Tensor
+) -> dict[str, Tensor]:
+    """Named losses of a part of a batch, the teacher's among them where there is one."""
+    with run.precision.autocast(run.device):
+        if run.teaching is not None:
+            return run.teaching.losses(run, network, images, target)
+        return forward_losses(network, run.loss, images, target)
+
+
+def parts_of(
+    run: Training, images: Tensor, target: Tensor, parts: int
+) -> list[tuple[Tensor, Tensor]]:
+    """A batch, cut into `parts` that go through the network one after the other."""
+    if run.teaching is not None:
+        return run.teaching.cut(run, images, target)
+    return list(zip(images.chunk(parts), target.chunk(parts), strict=True))
 
 
 def forward_losses(
@@ -194,6 +266,8 @@ def stage_transform(config: Config, stage: StageConfig, ignore_index: int) -> Tr
 
 def stage_data(run: Training, stage: Stage) -> tuple[TrainDataset, StageBatches]:
     """The views of a stage, and their order from where the run stands to the stage's end."""
+    if run.teaching is not None:
+        return run.teaching.stage_data(run, stage)
     dataset = TrainDataset(
         run.samples,
         stage_transform(run.config, stage.config, run.label_space.ignore_index),

@@ -107,11 +107,12 @@ def interrupted(run: Training, number: int) -> Interrupted:
     name = signal.Signals(number).name
     if run.step == 0:
         return Interrupted(f"{name} before the first step", number=number, file=run.folder)
+    command = "segcli train" if run.teaching is None else run.teaching.command
     return Interrupted(
         f"{name} at step {run.step} of {run.total_steps}, all of it is saved",
         number=number,
         file=run.folder,
-        hint=f"segcli train --resume {run.folder} goes on there",
+        hint=f"{command} --resume {run.folder} goes on there",
     )
 
 

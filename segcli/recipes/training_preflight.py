@@ -69,7 +69,7 @@ def check_data(run: Training) -> None:
 def _check_copies(run: Training) -> None:
     """Packed copies and one-hot channels that training will read are there."""
     data = run.config.data
-    for sample in run.samples:
+    for sample in run.pictures:
         wanted = [sample.packed if data.packed else None, sample.one_hot]
         for path in [wanted[0], wanted[1] if data.soft_targets else None]:
             if path is not None and not path.is_file():
@@ -114,7 +114,7 @@ def check_shared_memory(run: Training) -> None:
         height, width = stage.config.size
         waiting = resources.loader_bytes(
             stage.config.size,
-            stage.config.batch_size,
+            stage.config.batch_size * (1 if len(run.pictures) == len(run.samples) else 2),
             workers,
             channels=channels,
             target_size=(round(height / factor), round(width / factor)),

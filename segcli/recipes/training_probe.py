@@ -125,7 +125,7 @@ def _load(run: Training, stage: Stage) -> tuple[list[_Batch], float, bool]:
             if len(times) > most or times[-1] - times[0] > _LONGEST_S:
                 break
     except RuntimeError as error:
-        raise blame(error, loader.dataset.log, run.samples) from None
+        raise blame(error, loader.dataset.log, run.pictures) from None
     # The first round pays for starting workers and for importing what they need.
     first = rounds if len(times) > rounds + 1 else len(times) - 2
     return batches, (times[-1] - times[first]) / max(1, len(times) - 1 - first), workers > 0
@@ -172,10 +172,11 @@ def _step(
     target = batch[1].to(run.device, non_blocking=True)
     parts = stage.config.accumulate
     optimizer.zero_grad(set_to_none=True)
-    for views, labels in zip(images.chunk(parts), target.chunk(parts), strict=True):
-        with run.precision.autocast(run.device):
-            losses = training.forward_losses(model, run.loss, views, labels)
-        (losses["total"] / parts).backward()  # type: ignore[no-untyped-call]
+    there = at(run, stage)
+    for views, labels in training.parts_of(there, images, target, parts):
+        losses = training.step_losses(there, model, views, labels)
+        total = losses["total"] + losses.get("taught", 0.0)
+        (total / parts).backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     _wait_for(run.device)
     return time.perf_counter() - started

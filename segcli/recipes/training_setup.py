@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from segcli.optim.average import WeightAverage
 from segcli.optim.optimizers import build_optimizer
 from segcli.optim.precision import Precision, candidates, choose_precision
 from segcli.recipes.training import (
+    Teaching,
     Training,
     build_from_config,
     forward_losses,
@@ -41,8 +43,12 @@ def set_up(
     reporter: Reporter,
     resume: Path | None,
     world: World | None = None,
+    teach: Callable[[Training], Teaching] | None = None,
 ) -> Training:
     """Everything before the first step: data, model, arithmetic, the state to go on from.
+
+    Args:
+        teach: makes what `distill` adds to the run; the other arguments are `train`'s.
 
     Raises:
         SegcliError: data, config or checkpoint that do not fit, before anything is written.
@@ -79,6 +85,8 @@ def set_up(
         reporter=reporter,
         world=world,
     )
+    if teach is not None:
+        run.teaching = teach(run)
     if state is not None:
         restore(run, state, Path(str(resume)))
         if world.is_main:

@@ -77,6 +77,7 @@ def resume_state(run: Training) -> dict[str, Any]:
         "stages": _milestones(run),
         "optimizer_name": run.config.train.optimizer.name,
         "threads": _threads(),
+        **({} if run.teaching is None else {"teaching": run.teaching.state_dict()}),
     }
 
 
@@ -101,6 +102,11 @@ def restore(run: Training, state: dict[str, Any], path: Path) -> None:
             file=path,
             hint=f"prepare {run.manifest.folder} as it was, or start anew",
         )
+    if ("teaching" in state) != (run.teaching is not None):
+        how, command = ("with", "distill") if "teaching" in state else ("without", "train")
+        raise CheckpointError(
+            f"was trained {how} a teacher", file=path, hint=f"segcli {command} --resume goes on"
+        )
     if state["stages"] != _milestones(run):
         raise CheckpointError("was trained with other stages", file=path, hint="start anew")
     for key, now in (("optimizer_name", run.config.train.optimizer.name), ("threads", _threads())):
@@ -121,6 +127,8 @@ def restore(run: Training, state: dict[str, Any], path: Path) -> None:
     except (RuntimeError, ValueError, KeyError) as error:
         text = " ".join(str(error).split())[:160]
         raise CheckpointError(f"does not fit the config ({text})", file=path) from None
+    if run.teaching is not None:
+        run.teaching.load_state_dict(state["teaching"], path)
     run.average.updates = state["average_updates"]
     for name in POSITION:
         setattr(run, name, state[name])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from segcli import distributed
 from segcli.optim.optimizers import schedule_factor, set_lr
-from segcli.recipes.training import Stage, Training, forward_losses
+from segcli.recipes.training import Stage, Training, parts_of, step_losses
 from segcli.recipes.training_guard import StopRequest
 
 
@@ -35,6 +35,7 @@ def train_step(
     run.optimizer.zero_grad(set_to_none=True)
     images = images.to(run.device, non_blocking=True)
     target = target.to(run.device, non_blocking=True)
+    measured = {} if run.teaching is None else run.teaching.begin(run, images, target)
     losses = _backward(run, images, target, stage.config.accumulate)
     norm = _gradient_norm(run, settings.clip_norm)
     # One transfer for all of them: each would wait for the device by itself.
@@ -48,14 +49,16 @@ def train_step(
         finite = not run.scaler.is_enabled() or run.scaler.get_scale() >= min(scale, 1.0)
     elif run.scaler.is_enabled() and settings.clip_norm > 0:
         run.scaler.update()  # it has unscaled the gradient, and expects this
+    if run.teaching is not None:
+        run.teaching.finish(run, finite)
     named = dict(zip(losses, values, strict=False))
-    return {**named, **{f"lr/{k}": v for k, v in rates.items()}}, finite
+    return {**named, **measured, **{f"lr/{k}": v for k, v in rates.items()}}, finite
 
 
 def _backward(run: Training, images: Tensor, target: Tensor, parts: int) -> dict[str, Tensor]:
     """Add up the gradient of the batch, part by part; returns the named losses, detached."""
     network = run.network if run.network is not None else run.model
-    cut = list(zip(images.chunk(parts), target.chunk(parts), strict=True))
+    cut = parts_of(run, images, target, parts)
     shares = _shares(run, [labels for _, labels in cut])
     total: dict[str, Tensor] = {}
     for number, ((views, labels), share) in enumerate(zip(cut, shares, strict=True)):
@@ -63,14 +66,23 @@ def _backward(run: Training, images: Tensor, target: Tensor, parts: int) -> dict
         place = number * run.world.size + run.world.rank
         torch.manual_seed((run.config.train.seed * 1_000_003 + run.step + 7919 * place) % 2**31)
         with _unsynced(network, number + 1 < len(cut)):
-            with run.precision.autocast(run.device):
-                losses = forward_losses(network, run.loss, views, labels)
-            loss = losses["total"] if share is None else losses["total"] * share
-            run.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+            losses = _weighed(step_losses(run, network, views, labels), share, len(cut))
+            run.scaler.scale(losses["total"]).backward()  # type: ignore[no-untyped-call]
         for name, value in losses.items():
-            value = value.detach() if share is None else value.detach() * share
+            value = value.detach()
             total[name] = total[name] + value if name in total else value
     return total
+
+
+def _weighed(losses: dict[str, Tensor], share: Tensor | None, parts: int) -> dict[str, Tensor]:
+    """Losses as parts of the whole batch's, those that a teacher adds in their total."""
+    taught = losses.pop("taught", None)
+    if share is not None:
+        # Labelled pixels are shared out unevenly; of a teacher's figures every part has as many.
+        losses = {k: v / parts if "/" in k else v * share for k, v in losses.items()}
+    if taught is not None:
+        losses["total"] = losses["total"] + taught / parts
+    return losses
 
 
 def _shares(run: Training, targets: list[Tensor]) -> list[Tensor] | list[None]:
@@ -78,6 +90,8 @@ def _shares(run: Training, targets: list[Tensor]) -> list[Tensor] | list[None]:
     if len(targets) == 1:
         return [None]
     ignore = run.loss.ignore_index
+    if run.teaching is not None:
+        targets = [run.teaching.labels(target) for target in targets]
     weight = run.loss.class_weights
     if weight is not None and targets[0].ndim == 3:
         known = [t.long().where(t != ignore, 0) for t in targets]
