@@ -23,6 +23,9 @@ ALLOWED = {
 # Recipes that may be called by others, and who may call them.
 RECIPE_CALLS = {
     "evaluate": {"train", "training_validation"},
+    "report": {"evaluate_run"},
+    "stress": {"evaluate_run"},
+    "tta": {"evaluate_run"},
     "training": {"train", "describe_model", "check_config", "preview"},
 }
 

@@ -19,7 +19,8 @@ from segcli.errors import CheckpointError, DataError, LabelSpaceError
 from segcli.inference.predictor import Predictor
 from segcli.labels import LabelClass, LabelSpace
 from segcli.parallel import map_ahead
-from segcli.recipes.evaluate import evaluate_model, evaluate_run, evenly
+from segcli.recipes.evaluate import evaluate_model, evenly
+from segcli.recipes.evaluate_run import evaluate_run
 from segcli.runs import find_checkpoint, run_folder
 
 

@@ -13,7 +13,7 @@ from conftest import TINY
 from segcli import checkpoint
 from segcli.config_file import load_config
 from segcli.errors import DataError, LabelSpaceError
-from segcli.recipes.evaluate import evaluate_run
+from segcli.recipes.evaluate_run import evaluate_run
 from segcli.recipes.train import TrainResult, train
 from segcli.recipes.training_setup import set_up
 from segcli.reporting.events import NullReporter, Reporters

@@ -62,9 +62,7 @@ class Calibration:
         confidence: NDArray[np.float32],
     ) -> None:
         """Count one image: class map uint8 (H, W) and its probability float32 (H, W)."""
-        known = truth != self.ignore_index
-        right = prediction[known] == truth[known]
-        self.sums += _binned(confidence[known], right)
+        self.sums += reliability(truth, prediction, confidence, self.ignore_index)
 
     def sample(self, index: int, logits: NDArray[np.float32], truth: NDArray[np.uint8]) -> None:
         """Keep the sampled pixels of image number `index`: float32 (n, K), uint8 (n,)."""
@@ -103,6 +101,17 @@ class Calibration:
                 only.logits[1::2], only.truth[1::2]
             )
         return halves[0], halves[1]
+
+
+def reliability(
+    truth: NDArray[np.uint8],
+    prediction: NDArray[np.uint8],
+    confidence: NDArray[np.float32],
+    ignore_index: int = IGNORE_INDEX,
+) -> NDArray[np.float64]:
+    """What one image adds to `Calibration.sums`: float64 (B, 3)."""
+    known = truth != ignore_index
+    return _binned(confidence[known], prediction[known] == truth[known])
 
 
 def fit_temperature(samples: Samples) -> float:

@@ -1,33 +1,35 @@
 """Evaluation: predictions against truth, streamed through one confusion matrix.
 
-`evaluate_model` is also training's validation; `evaluate_run` is `segcli eval`. Whatever
-the number of images, only a few of them are in memory at a time.
+`evaluate_model` is training's validation, `evaluate_run` (in a file of its own) is
+`segcli eval`. Whatever the number of images, only a few of them are in memory at a time.
+
+Shapes: image (H, W, 3), maps (H, W), K classes, n sampled pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from segcli import files
-from segcli.checkpoint import Checkpoint, load_checkpoint
 from segcli.data.images import read_image, read_label
-from segcli.data.manifest import Manifest, Sample, load_manifest
+from segcli.data.manifest import Sample
 from segcli.errors import DataError, LabelSpaceError
+from segcli.inference.geometry import Size
 from segcli.inference.predictor import Predictor
+from segcli.inference.upsample import argmax, strips
 from segcli.labels import LabelSpace
 from segcli.metrics.confusion import ConfusionMatrix, Scores, scores
 from segcli.parallel import map_ahead
 from segcli.reporting.events import NullReporter, Reporter
-from segcli.reporting.tables import report_scores
-from segcli.runs import find_checkpoint, is_best, run_folder
 
 Map = NDArray[np.uint8]
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -62,8 +64,35 @@ class Loaded:
     truth: Map
 
 
+@dataclass(frozen=True)
+class Sureness:
+    """How sure a prediction was.
+
+    Attributes:
+        confidence: float32 (h, w), the probability of the class that was predicted.
+        places: int64 (n,), sampled pixels in the flat map, ascending.
+        logits: float32 (n, K) of those, or log probabilities where views were averaged.
+    """
+
+    confidence: NDArray[np.float32]
+    places: NDArray[np.int64]
+    logits: NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Sample number `index` with its class map uint8 (h, w), and how sure that is if asked."""
+
+    index: int
+    item: Loaded
+    prediction: Map
+    sureness: Sureness | None = None
+
+
 # Called with every sample and its class map (h, w), in the order of the samples.
 OnPrediction = Callable[[Loaded, Map], None]
+# Which pixels to sample of a truth (h, w), given its number: int64 (n,), ascending.
+Places = Callable[[Map, int], NDArray[np.int64]]
 
 
 def evaluate_model(
@@ -95,17 +124,76 @@ def evaluate_model(
     if label_space is not None and (clause := space.difference(label_space)):
         raise LabelSpaceError(f"model and data have different classes, {clause}")
     matrix = ConfusionMatrix(space.num_classes, space.ignore_index)
-    loaded = map_ahead(lambda s: _load(s, space), samples, threads=threads)
     with (reporter or NullReporter()).progress(title, len(samples), unit="images") as progress:
-        for batch in _batches(loaded, batch_size):
-            size = (batch[0].truth.shape[0], batch[0].truth.shape[1])
-            maps = predictor.predict_batch([item.image for item in batch], size)
-            for item, prediction in zip(batch, maps, strict=True):
-                matrix.update(item.truth, prediction)
-                if on_prediction is not None:
-                    on_prediction(item, prediction)
-            progress.advance(len(batch))
+        for one in predict_samples(predictor, samples, batch_size=batch_size, threads=threads):
+            matrix.update(one.item.truth, one.prediction)
+            if on_prediction is not None:
+                on_prediction(one.item, one.prediction)
+            progress.advance()
     return Evaluation(scores(matrix, space), matrix.matrix, len(samples))
+
+
+def predict_samples(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    *,
+    batch_size: int = 4,
+    threads: int | None = None,
+    places: Places | None = None,
+) -> Iterator[Predicted]:
+    """Read and predict `samples` in their order.
+
+    Args:
+        places: chooses pixels to sample logits of; with it, predictions say how sure they are.
+
+    Raises:
+        DataError: as `evaluate_model`.
+    """
+    space, index = predictor.label_space, 0
+    loaded = map_ahead(lambda s: _load(s, space), samples, threads=threads)
+    for batch in _batches(loaded, batch_size):
+        size = (batch[0].truth.shape[0], batch[0].truth.shape[1])
+        images = [item.image for item in batch]
+        if places is None:
+            maps = predictor.predict_batch(images, size)
+            looks: Iterator[tuple[Map, Sureness | None]] = ((m, None) for m in maps)
+        else:
+            chosen = [places(item.truth, index + i) for i, item in enumerate(batch)]
+            looks = _look(predictor, images, size, chosen)
+        for item, (prediction, sureness) in zip(batch, looks, strict=True):
+            yield Predicted(index, item, prediction, sureness)
+            index += 1
+
+
+def _look(
+    predictor: Predictor, images: Sequence[Map], size: Size, places: Sequence[NDArray[np.int64]]
+) -> Iterator[tuple[Map, Sureness]]:
+    """Class map, confidence and sampled logits of images, from one pass of the network."""
+    if predictor.tta is not None:
+        for image, at in zip(images, places, strict=True):
+            mean = predictor.probabilities([image], size)[0].clamp(min=1e-12).log()
+            yield _read_off([(slice(0, size[0]), mean)], size, at)
+    else:
+        coarse, frame = predictor.coarse(images, size)
+        for logits, at in zip(coarse, places, strict=True):
+            yield _read_off(strips(logits, frame), size, at)
+
+
+@torch.inference_mode()
+def _read_off(
+    parts: Iterable[tuple[slice, Tensor]], size: Size, places: NDArray[np.int64]
+) -> tuple[Map, Sureness]:
+    """What is kept of logits (or log probabilities) that come in strips (K, rows, w)."""
+    prediction, confidence = np.empty(size, np.uint8), np.empty(size, np.float32)
+    sampled: list[NDArray[np.float32]] = []
+    for rows, strip in parts:
+        prediction[rows] = argmax(strip).cpu().numpy()
+        # The largest of the softmax, without the others.
+        confidence[rows] = (strip.amax(0) - strip.logsumexp(0)).exp().cpu().numpy()
+        first, last = np.searchsorted(places, (rows.start * size[1], rows.stop * size[1]))
+        at = torch.from_numpy(places[first:last] - rows.start * size[1]).to(strip.device)
+        sampled.append(strip.flatten(1)[:, at].T.cpu().numpy())
+    return prediction, Sureness(confidence, places, np.concatenate(sampled))
 
 
 def _load(sample: Sample, space: LabelSpace) -> Loaded:
@@ -133,133 +221,8 @@ def _batches(items: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
         yield batch
 
 
-def evaluate_run(
-    run_or_checkpoint: Path | None = None,
-    *,
-    prepared: Path | None = None,
-    splits: Sequence[str] | None = None,
-    out: Path | None = None,
-    pictures: int | None = None,
-    limit: int | None = None,
-    batch_size: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    reporter: Reporter | None = None,
-) -> tuple[dict[str, Any], Path]:
-    """Evaluate a checkpoint and write scores.json, confusion.png and pictures.
-
-    Args:
-        run_or_checkpoint: None takes the newest run's best.
-        prepared: a prepared data set; None takes the one the run was validated on.
-        splits: evaluated as one; None takes those the run was validated on.
-        out: None takes ``RUN/eval/<splits>``.
-        pictures: panels to write, evenly spaced over the samples; None as in the config.
-        batch_size: images predicted together; None as in the config.
-        limit: evaluate no more than this many, evenly spaced.
-
-    Returns:
-        What scores.json holds, and the folder it lies in.
-
-    Raises:
-        CheckpointError, DataError, LabelSpaceError, OutputError, UsageError.
-    """
-    reporter = reporter or NullReporter()
-    checkpoint = load_checkpoint(find_checkpoint(run_or_checkpoint), warn=reporter.warning)
-    usual = checkpoint.training.get("eval", {})
-    batch_size = batch_size or int(usual.get("batch_size", 4))
-    pictures = int(usual.get("pictures", 8)) if pictures is None else pictures
-    splits = tuple(dict.fromkeys(splits or checkpoint.data.get("val") or ("val",)))
-    manifest = _manifest(checkpoint, prepared)
-    if prepared is None and manifest.fingerprint() != checkpoint.data.get("fingerprint"):
-        reporter.warning(f"{manifest.folder} has changed since this run was trained on it")
-    samples = evenly([s for name in splits for s in manifest.split(name)], limit)
-    name = "+".join(splits) + ("" if is_best(checkpoint.path) else "-last")
-    folder = files.make_folder(out or run_folder(checkpoint.path) / "eval" / name)
-    reporter.message(f"{checkpoint.path} on {len(samples)} images of {'+'.join(splits)}")
-
-    predictor = Predictor.of_checkpoint(checkpoint, device=device, precision=precision)
-    chosen = evenly(samples, pictures)
-    evaluation = evaluate_model(
-        predictor,
-        samples,
-        reporter=reporter,
-        batch_size=batch_size,
-        on_prediction=_PanelWriter(folder / "pictures", chosen, checkpoint.label_space),
-    )
-    result = {
-        "checkpoint": str(checkpoint.path),
-        "step": checkpoint.step,
-        "prepared": str(manifest.folder),
-        "splits": list(splits),
-        "label_space": checkpoint.label_space.name,
-        "precision": predictor.precision,
-        **evaluation.to_dict(),
-    }
-    _write(folder, result, evaluation, checkpoint.label_space)
-    report_scores(reporter, evaluation.scores, f"{'+'.join(splits)}, {len(samples)} images")
-    reporter.message(f"scores, confusion matrix and {len(chosen)} pictures: {folder}")
-    return result, folder
-
-
-def _write(folder: Path, result: dict[str, Any], evaluation: Evaluation, space: LabelSpace) -> None:
-    from segcli.reporting.confusion_picture import draw_confusion
-
-    files.write_json(folder / "scores.json", result)
-    picture = draw_confusion(evaluation.matrix, space)
-    files.write_bytes(folder / "confusion.png", _png(picture))
-
-
-def _manifest(checkpoint: Checkpoint, prepared: Path | None) -> Manifest:
-    """The data to evaluate on, which has to mean the same classes as the checkpoint."""
-    usual = Path(str(checkpoint.data.get("prepared", "")))
-    if prepared is None and not usual.is_dir():
-        raise DataError(
-            "the data this run was validated on is not there",
-            file=usual,
-            hint="say where with --prepared",
-        )
-    manifest = load_manifest(prepared or usual)
-    if clause := checkpoint.label_space.difference(manifest.label_space):
-        raise LabelSpaceError(
-            f"checkpoint and data have different classes, {clause}",
-            file=manifest.folder,
-            hint="prepare the data for the checkpoint's label space",
-        )
-    return manifest
-
-
-def evenly(items: Sequence[Sample], count: int | None) -> list[Sample]:
+def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
     """At most `count` of `items`, evenly spaced from the first on; None takes all."""
     if count is None or count >= len(items):
         return list(items)
     return [items[i * len(items) // count] for i in range(count)]
-
-
-class _PanelWriter:
-    """Writes a panel of image, truth, prediction and errors for the chosen samples."""
-
-    def __init__(self, folder: Path, chosen: Sequence[Sample], space: LabelSpace) -> None:
-        self._folder, self._space = folder, space
-        self._chosen = {(s.id, s.label) for s in chosen}
-        self._written: set[str] = set()
-
-    def __call__(self, item: Loaded, prediction: Map) -> None:
-        if (item.sample.id, item.sample.label) not in self._chosen:
-            return
-        from segcli.reporting.render import comparison
-
-        sheet = comparison(item.image, item.truth, prediction, self._space)
-        # Splits may share ids; the label's folder tells them apart, as in the prepared data.
-        split = item.sample.label.parent.name
-        name = item.sample.id.replace("/", "_").replace("\\", "_")
-        if name in self._written:
-            name = f"{name}-{split}"
-        self._written.add(name)
-        files.write_bytes(self._folder / f"{name}.png", _png(sheet), durable=False)
-
-
-def _png(picture: Map) -> bytes:
-    import cv2
-
-    _, data = cv2.imencode(".png", picture[:, :, ::-1])
-    return bytes(data)
