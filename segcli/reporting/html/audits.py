@@ -34,17 +34,24 @@ def span(low: float | None, high: float | None) -> str:
     return f"{_short(low or 0)}–{_short(high)}"
 
 
+def _below(low: float | None, high: float | None) -> str:
+    """The same range by its upper end alone, where there is little room."""
+    return span(low, high) if high is None else f"<{_short(high)}"
+
+
 def _short(value: float) -> str:
-    if value >= 1e6:
-        return f"{value / 1e6:.3g}M"
-    return f"{value / 1e3:.3g}k" if value >= 1e4 else f"{value:.4g}"
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            part = value / unit
+            return f"{part:.0f}{letter}" if part >= 10 else f"{part:.2g}{letter}"
+    return f"{value:.3g}"
 
 
 def _by_distance(bins: Sequence[Mapping[str, Any]]) -> Html:
     names = [span(b["from"], b["to"]) for b in bins]
     drawing = columns_chart(
         "Columns: error rate by distance to the nearest boundary",
-        names,
+        [_below(b["from"], b["to"]) for b in bins],
         [b["error"] for b in bins],
         x_title="distance to the nearest boundary, px",
         tone="wrong",
@@ -66,7 +73,7 @@ def _by_size(objects: Mapping[str, Any]) -> Html:
     found = [b["found"] / b["objects"] if b["objects"] else None for b in bins]
     drawing = columns_chart(
         "Columns: error rate by object size; dots: share of the objects that were found",
-        names,
+        [_below(b["from"], b["to"]) for b in bins],
         [b["error"] if b["pixels"] else None for b in bins],
         x_title="size of the object, px",
         tone="wrong",
@@ -91,7 +98,7 @@ def calibration_section(data: ReportData) -> Section | None:
     charts = [_reliability("As predicted", calibration["bins"], calibration["ece"])]
     lead = "A calibrated model is right as often as it is sure. Red shows by how much it is not."
     if before and after and calibration.get("temperature"):
-        title = f"With temperature {number(calibration['temperature'], 3)}"
+        title = f"With temperature {number(calibration['temperature'], 2)}"
         says = (
             f"The half not fitted on: ECE {percent(before['ece'], 2)} % before, "
             f"{percent(after['ece'], 2)} % after; NLL {number(before['nll'], 3)} to "
@@ -175,6 +182,10 @@ def stress_section(data: ReportData) -> Section | None:
     known = [e["kept"] or 0 for by in stress["kinds"].values() for e in by.values()]
     top = max(100.0, 100 * max(known, default=1.0))
     charts = [_stress_curve(kind, by, severities, top) for kind, by in stress["kinds"].items()]
+    means = {
+        s: {"kept": _mean([by[s]["kept"] for by in stress["kinds"].values()])} for s in severities
+    }
+    charts.append(_stress_curve("mean of all", means, severities, top))
     notes = [el("p", warning, class_="note", role="note") for warning in stress["warnings"]]
     lead = (
         f"Share of the clean mIoU ({percent(stress['clean']['miou'])} %) that is kept in simulated "
@@ -220,13 +231,17 @@ def _stress_table(stress: Mapping[str, Any], severities: Sequence[str], space: L
 
 
 def _kept(values: Sequence[float | None]) -> Cell:
-    known = [v for v in values if v is not None]
-    if not known:
+    mean = _mean(values)
+    if mean is None:
         return Cell("–")
-    mean = sum(known) / len(known)
     # A tenth of the shade for every tenth that is lost.
     level = min(10, max(0, round(10 * (1 - mean))))
     return Cell(percent(mean, 0), mean, tone=f"w m{level}" if level else "")
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [v for v in values if v is not None]
+    return sum(known) / len(known) if known else None
 
 
 def difference(value: float | None) -> Cell:

@@ -116,7 +116,7 @@ def curve(
         top: upper end of the axis in percent, so that several share a scale.
     """
     width, height, left, foot = 210, 132, 30, 106
-    step = (width - left - 14) / max(1, len(names) - 1)
+    step = (width - left - 34) / max(1, len(names) - 1)
 
     def at(i: int, value: float) -> tuple[float, float]:
         return left + i * step, foot - (foot - 10) * min(100 * value, top) / top
@@ -126,7 +126,7 @@ def curve(
     parts: list[Child] = []
     for tick in (0.0, 50.0, 100.0):
         y = at(0, tick / 100)[1]
-        parts.append(el("line", x1=left, x2=width - 6, y1=y, y2=y, class_="grid"))
+        parts.append(el("line", x1=left, x2=width - 34, y1=y, y2=y, class_="grid"))
         parts.append(el("text", f"{tick:g}", x=left - 7, y=y + 4, text_anchor="end"))
     parts.append(el("path", d=path, class_=f"curve {tone}") if points else None)
     for i, x, y, value in points:
@@ -135,11 +135,7 @@ def curve(
         parts.append(el("text", name, x=left + i * step, y=foot + 18, text_anchor="middle"))
     if points:
         _, x, y, value = points[-1]
-        # Above the last point where the curve leaves room, below it near the top.
-        y = y - 10 if y > 30 else y + 20
-        parts.append(
-            el("text", f"{100 * value:.0f}", x=x + 4, y=y, text_anchor="end", class_="strong")
-        )
+        parts.append(el("text", f"{100 * value:.0f}", x=x + 9, y=y + 4, class_="strong"))
     return _svg(label, parts, width, height)
 
 
@@ -167,10 +163,10 @@ class _Area:
 
 
 def _nice(value: float) -> float:
-    """The next of 1, 2, 4, 8, 10 times a power of ten: quarters of it are short numbers."""
+    """The next round number whose quarters are short."""
     power = 1e-3
     while True:
-        for step in (1, 2, 4, 8):
+        for step in (1, 1.2, 1.6, 2, 2.4, 3.2, 4, 6, 8):
             if value <= step * power:
                 return round(step * power, 6)
         power *= 10
@@ -178,7 +174,7 @@ def _nice(value: float) -> float:
 
 def _names(names: Sequence[str], step: float) -> list[Html]:
     # Where they would touch, every second or third name is left out.
-    longest = max((len(name) for name in names), default=1) * 6.6 + 6
+    longest = max((len(name) for name in names), default=1) * 6.2 + 7
     every = max(1, -(-int(longest) // max(1, int(step))))
     return [
         el(

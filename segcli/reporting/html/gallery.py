@@ -147,7 +147,6 @@ def _pair(pair: Confusion, space: LabelSpace) -> Html:
             src=crop.uri,
             width=crop.size[1],
             height=crop.size[0],
-            loading="lazy",
             alt=f"part of {crop.id}: the outlined {truth} is taken for {said}",
             title=crop.id,
         )
@@ -168,6 +167,6 @@ def _pair(pair: Confusion, space: LabelSpace) -> Html:
 def _thumb(crop: Crop, name: str) -> Html:
     height, width = crop.size
     alt = f"{crop.id}: where {name} was found, missed or falsely seen"
-    image = el("img", src=crop.uri, alt=alt, width=width, height=height, loading="lazy")
+    image = el("img", src=crop.uri, alt=alt, width=width, height=height)
     words = f"  IoU {percent(crop.iou)} %, {number(crop.pixels, 0)} px wrong"
     return el("figure", image, el("figcaption", el("b", crop.id), words))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files as resources
 
 from segcli.labels import LabelSpace
-from segcli.reporting.html.markup import Html, el, text
+from segcli.reporting.html.markup import Html, el
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def swatch(index: int) -> Html:
 
 def named(index: int, space: LabelSpace) -> Html:
     """Swatch and name of a class."""
-    return text([swatch(index), space.class_names[index]])
+    return el("span", swatch(index), space.class_names[index], class_="name")
 
 
 def _resource(name: str) -> str:

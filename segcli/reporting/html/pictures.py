@@ -70,7 +70,9 @@ def class_thumb(
         share = _shrunk(_opaque(mask), size).astype(np.float32)[..., None] / 255 * strength
         canvas = np.rint(canvas + (np.array(color, np.float32) - canvas) * share).astype(np.uint8)
     wrong = union - hits
-    return Crop(sample_id, size, jpeg(canvas), wrong, hits / union if union else None)
+    return Crop(
+        sample_id, size, jpeg(np.asarray(canvas, np.uint8)), wrong, hits / union if union else None
+    )
 
 
 def confusion_crop(sample_id: str, image: U8, mask: U8) -> Crop | None:
@@ -87,12 +89,16 @@ def confusion_crop(sample_id: str, image: U8, mask: U8) -> Crop | None:
     window = np.s_[top : top + side, left : left + side]
     view = _resized(image[window], (_CROP, _CROP))
     inside = _nearest(_opaque(labels[window] == region), (_CROP, _CROP))
-    dimmed = cv2.convertScaleAbs(view, alpha=0.6)
+    dimmed = cv2.convertScaleAbs(view, alpha=0.72)
     cv2.copyTo(view, inside, dimmed)
-    outlines, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+    # Beside the region and not upon it: thin things would vanish below their outline.
+    around = cv2.dilate(inside, np.ones((7, 7), np.uint8))
+    outlines, _ = cv2.findContours(around, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
     cv2.drawContours(dimmed, outlines, -1, (0, 0, 0), 4, cv2.LINE_AA)
     cv2.drawContours(dimmed, outlines, -1, (255, 255, 255), 2, cv2.LINE_AA)
-    return Crop(sample_id, (_CROP, _CROP), jpeg(dimmed), int((mask > 0).sum()))
+    return Crop(
+        sample_id, (_CROP, _CROP), jpeg(np.asarray(dimmed, np.uint8)), int((mask > 0).sum())
+    )
 
 
 def jpeg(image: U8, quality: int = 82) -> str:

@@ -37,7 +37,7 @@
     const cells = () => Array.from(table.tBodies[0].rows, (row) => all(row, "td[tabindex]"));
     const tell = (cell) => {
       const row = cell.parentElement.dataset.name;
-      const column = table.tHead.rows[0].cells[cell.cellIndex].dataset.name;
+      const column = table.tHead.lastElementChild.cells[cell.cellIndex].dataset.name;
       const bold = (text) => Object.assign(document.createElement("b"), { textContent: text });
       const d = cell.dataset;
       const verb = row === column ? " was recognised: " : " was taken for ";

@@ -19,7 +19,7 @@ def classes_section(data: ReportData) -> Section:
     parts = [_class_table(data.scores, data.space)]
     categories = data.scores.get("categories") or {}
     if 1 < len(categories) < data.space.num_classes:
-        parts.append(el("div", _category_table(data.scores), class_="gap-small"))
+        parts.append(el("div", _category_table(data.scores), class_="gap-small narrow"))
     lead = (
         "IoU is what truth and prediction share of their union; precision and recall say on "
         "which side the rest was lost. Sort by any column."
@@ -111,6 +111,7 @@ def _matrix(scores: Mapping[str, Any], space: LabelSpace) -> Html:
     counts = scores["confusion_matrix"]
     names = space.class_names
     said = [sum(row[k] for row in counts) for k in range(len(names))]
+    axis = [el("td"), el("th", "predicted as", scope="colgroup", colspan=len(names))]
     corner = _matrix_head("truth", "plain", None, number=False)
     heads = [_matrix_head(name, "", name) for name in names]
     side = [_matrix_head("IoU %", "plain", None), _matrix_head("pixels", "plain", None)]
@@ -130,7 +131,7 @@ def _matrix(scores: Mapping[str, Any], space: LabelSpace) -> Html:
     grid = el(
         "table",
         el("caption", "Share of each true class by prediction, percent", class_="unseen"),
-        el("thead", el("tr", corner, heads, side)),
+        el("thead", el("tr", axis, class_="axis"), el("tr", corner, heads, side)),
         el("tbody", rows),
         class_="matrix",
         data_sortable=True,

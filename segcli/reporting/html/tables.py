@@ -60,7 +60,7 @@ def table(
     ]
     whole = el(
         "table",
-        el("caption", caption, class_="unseen" if hide_caption else None),
+        el("caption", el("span", caption), class_="unseen" if hide_caption else None),
         el("thead", el("tr", head)),
         el("tbody", body),
         class_=class_ or None,
