@@ -115,6 +115,9 @@ class DistillationLoss(nn.Module):
         Returns:
             Scalars float32: each term by its name, unweighted; ``total``, their weighted sum,
             which is a constant 0 without terms.
+
+        Raises:
+            ValueError: `holistic` without images.
         """
         valid = self.mask(valid, student_logits.shape[-2:], target)
         # Cast once: each term would do it anew.
@@ -136,7 +139,9 @@ class DistillationLoss(nn.Module):
                 terms[name] = self.pairwise(seen, shown, valid)
             elif name == "feature" and self.feature is not None:
                 terms[name] = self.feature(seen, shown, valid)
-            elif self.holistic is not None and images is not None:
+            elif self.holistic is not None:
+                if images is None:
+                    raise ValueError("the holistic loss needs the images")
                 terms[name] = self.holistic.student_term(student, images, valid)
         return {**terms, "total": self._sum(terms, student)}
 

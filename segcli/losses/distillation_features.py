@@ -6,6 +6,7 @@ M nodes. `valid` is bool (N, h, w). A cell counts where all the pixels that it c
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,8 +18,8 @@ from segcli.losses.attached import attach
 from segcli.losses.distillation_logits import wide_type
 from segcli.losses.targets import CountOver, mean_over
 
-# Entries of the similarity matrix held at once: 16 MiB of float32.
-BLOCK = 1 << 22
+# Entries of a similarity matrix held at once: 8 MiB of float32.
+BLOCK = 1 << 21
 
 
 class PairwiseSimilarity(nn.Module):
@@ -31,7 +32,7 @@ class PairwiseSimilarity(nn.Module):
     pairs of nodes of an image, then over the images that have any.
 
     Memory beyond the pooled features is bounded whatever M is: the M × M similarities are
-    never held, only `BLOCK` of them at a time, and the gradient is summed on the way.
+    never held, only `BLOCK` of either at a time, and the gradient is summed on the way.
 
     Args:
         grid: side of a node in pixels of `valid`, >= 1.
@@ -120,50 +121,84 @@ def pool_nodes(features: Tensor, valid: Tensor, grid: int) -> tuple[Tensor, Tens
         float32 (N, C, R, S), with R = ceil(h / grid) and S = ceil(w / grid), 0 where a node
         has no cell; and the number of its valid cells, float32 (N, R, S).
     """
-    h, w = valid.shape[-2:]
-    rows = _assignment(features.shape[-2], h, grid, features.device)
-    columns = _assignment(features.shape[-1], w, grid, features.device)
-    cells = valid_cells(valid, features.shape[-2:])
-    kind = wide_type(features)
-    rows, columns = rows.to(kind), columns.to(kind)
-    count = rows @ cells.to(kind) @ columns.T
+    cells = valid_cells(valid, features.shape[-2:]).to(wide_type(features))
+    rows = _runs(features.shape[-2], valid.shape[-2], grid)
+    columns = _runs(features.shape[-1], valid.shape[-1], grid)
+    count = _sum_runs(torch.stack([x.sum(1) for x in _strips(cells, rows)], 1), columns, 2)
     nodes: Tensor = _Pool.apply(features, cells, rows, columns, 1 / count.clamp(min=1))
     return nodes, count
 
 
 class _Pool(torch.autograd.Function):
-    """Means of cells by two matrix products; keeps no copy of the features."""
+    """Means of cells, a row of nodes at a time: no copy of the features is made or kept."""
 
     @staticmethod
     def forward(
-        ctx: Any, features: Tensor, cells: Tensor, rows: Tensor, columns: Tensor, share: Tensor
+        ctx: Any,
+        features: Tensor,
+        cells: Tensor,
+        rows: list[int],
+        columns: list[int],
+        share: Tensor,
     ) -> Tensor:
-        ctx.save_for_backward(cells, rows, columns, share)
-        ctx.dtype = features.dtype
-        n, c = features.shape[:2]
-        nodes = rows.new_empty((n, c, rows.shape[0], columns.shape[0]))
-        for i in range(n):
-            wide = features[i].to(rows.dtype, memory_format=torch.contiguous_format)
-            nodes[i] = rows @ (wide.masked_fill(~cells[i], 0) @ columns.T)
-        return nodes.mul_(share[:, None])
+        ctx.save_for_backward(cells, share)
+        ctx.rows, ctx.columns, ctx.dtype = rows, columns, features.dtype
+        # Work in the memory order at hand, the channels first or last.
+        ctx.last = _is_channels_last(features)
+        sums = []
+        for strip, keep in zip(_strips(features, rows, 2), _strips(cells, rows), strict=True):
+            if ctx.last:
+                wide = strip.permute(0, 2, 3, 1).to(share.dtype, copy=True).mul_(keep[..., None])
+                sums.append(wide.sum(1))
+            else:
+                wide = strip.to(share.dtype, copy=True).mul_(keep[:, None])
+                sums.append(wide.sum(2))
+        if ctx.last:
+            nodes = _sum_runs(torch.stack(sums, 1), columns, 2).permute(0, 3, 1, 2)
+        else:
+            nodes = _sum_runs(torch.stack(sums, 2), columns, 3)
+        return nodes * share[:, None]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        cells, rows, columns, share = ctx.saved_tensors
-        grad = grad * share[:, None]
-        size = (*grad.shape[:2], rows.shape[1], columns.shape[1])
-        back = grad.new_empty(size, dtype=ctx.dtype)
-        for i in range(len(grad)):
-            back[i] = (rows.T @ grad[i] @ columns).masked_fill_(~cells[i], 0)
+        cells, share = ctx.saved_tensors
+        form = torch.channels_last if ctx.last else torch.contiguous_format
+        size = (*grad.shape[:2], *cells.shape[1:])
+        back = torch.empty(size, dtype=ctx.dtype, device=grad.device, memory_format=form)
+        grad = (grad * share[:, None]).to(ctx.dtype, memory_format=form)
+        columns = torch.tensor(ctx.columns, device=grad.device)
+        columns = torch.repeat_interleave(columns, output_size=cells.shape[2])
+        mask = cells.to(ctx.dtype)[:, None]
+        strips = zip(_strips(back, ctx.rows, 2), _strips(mask, ctx.rows, 2), strict=True)
+        for row, (strip, keep) in enumerate(strips):
+            strip.copy_(grad[:, :, row, None].index_select(3, columns)).mul_(keep)
         return back, None, None, None, None
 
 
-def _assignment(cells: int, pixels: int, grid: int, device: torch.device) -> Tensor:
-    """Which node the centre of each row (or column) of cells lies in: one-hot (nodes, cells)."""
-    centre = (torch.arange(cells, device=device) + 0.5) * (pixels / cells)
-    node = (centre / grid).long()
-    return (torch.arange(-(-pixels // grid), device=device)[:, None] == node).float()
+def _strips(x: Tensor, runs: list[int], dim: int = 1) -> Iterator[Tensor]:
+    """Views of runs of neighbours along `dim`, one after another."""
+    first = 0
+    for length in runs:
+        yield x.narrow(dim, first, length)
+        first += length
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+
+
+def _runs(cells: int, pixels: int, grid: int) -> list[int]:
+    """How many rows (or columns) of cells have their centre in each node, from the first on."""
+    runs = [0] * -(-pixels // grid)
+    for i in range(cells):
+        runs[int((i + 0.5) * pixels / cells / grid)] += 1
+    return runs
+
+
+def _sum_runs(x: Tensor, runs: list[int], dim: int) -> Tensor:
+    """Sums of runs of neighbours along `dim`; always in the same order, on any device."""
+    return torch.stack([strip.sum(dim) for strip in _strips(x, runs, dim)], dim)
 
 
 def _unit(nodes: Tensor, keep: Tensor) -> Tensor:
@@ -187,8 +222,8 @@ def _similarity_distance(s: Tensor, t: Tensor, scale: Tensor) -> Tensor:
         for i in range(len(s)):
             for first in range(0, nodes, step):
                 rows = slice(first, first + step)
-                difference = s[i, rows] @ s[i].T
-                difference.addmm_(t[i, rows], t[i].T, alpha=-1)
+                # Two products, not one that adds: equal sides then give exactly 0.
+                difference = (s[i, rows] @ s[i].T).sub_(t[i, rows] @ t[i].T)
                 value += difference.square().sum() * scale[i]
                 slope[i, rows] = (difference @ s[i]) * (4 * scale[i])
     return attach(s, value, slope)

@@ -52,7 +52,7 @@ class PixelKL(nn.Module):
                 pixel = log_t.sub_(log_s).mul_(p_t).sum(1)
                 value += pixel.masked_fill_(~keep, 0).sum()
                 torch.sub(log_s.exp_(), p_t, out=slope_i)
-                slope_i.mul_(t * scale).masked_fill_(~keep[:, None], 0)
+                slope_i.mul_((t * scale * keep)[:, None])
         return attach(student, value * (t * t * scale), slope)
 
 
@@ -87,9 +87,10 @@ class ChannelKL(nn.Module):
             value = torch.zeros((), dtype=wide_type(student), device=student.device)
             slope = torch.empty(student.shape, dtype=value.dtype, device=student.device)
             for s_i, t_i, keep, slope_i in _parts(student, teacher, valid, slope):
-                out = ~keep.flatten(1)[:, None]
-                log_s = F.log_softmax(_over_pixels(s_i, t, out), dim=2)
-                log_t = F.log_softmax(_over_pixels(t_i, t, out), dim=2)
+                bias = torch.zeros(keep.shape, dtype=value.dtype, device=keep.device)
+                bias = bias.masked_fill_(~keep, _NOWHERE).flatten(1)[:, None]
+                log_s = F.log_softmax(torch.add(bias, _rows(s_i), alpha=1 / t), dim=2)
+                log_t = F.log_softmax(torch.add(bias, _rows(t_i), alpha=1 / t), dim=2)
                 p_t = log_t.exp()
                 # Where a pixel is masked both are equal: 0 in value and slope.
                 value += log_t.sub_(log_s).mul_(p_t).sum()
@@ -112,13 +113,13 @@ def tempered(logits: Tensor, temperature: float) -> Tensor:
     return wide / temperature if wide is logits else wide.div_(temperature)
 
 
-# Its exponent is 0 beside any logit, and so is its difference from itself.
+# Beside it any logit vanishes, its exponent is 0, and so is its difference from itself.
 _NOWHERE = -1e30
 
 
-def _over_pixels(logits: Tensor, temperature: float, out: Tensor) -> Tensor:
-    """Logits / T as (N, K, h w), with almost no probability where `out` (N, 1, h w)."""
-    return tempered(logits, temperature).flatten(2).masked_fill(out, _NOWHERE)
+def _rows(logits: Tensor) -> Tensor:
+    """Logits as (N, K, h w) in float32 (float64 stays)."""
+    return tempered(logits, 1).flatten(2)
 
 
 def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
