@@ -7,7 +7,7 @@ them what processes would, without copies.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -28,7 +28,7 @@ def map_ahead(
     *,
     threads: int | None = None,
     ahead: int | None = None,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """Yield ``function(item)`` in the order of `items`, which are drawn in this thread.
 
     Args:

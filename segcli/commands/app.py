@@ -13,7 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from segcli import __version__
-from segcli.commands import check, demo, evaluate, predict, prepare_labels, train
+from segcli.commands import check, compare, demo, evaluate, predict, prepare_labels, train, video
 from segcli.environment import prepare_process
 from segcli.errors import SegcliError
 
@@ -28,7 +28,9 @@ app.command("prepare-labels")(prepare_labels.prepare_labels)
 app.command("check")(check.check)
 app.command("train")(train.train)
 app.command("eval")(evaluate.evaluate)
+app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
+app.command("video")(video.video)
 app.command("demo")(demo.demo)
 
 

@@ -77,7 +77,7 @@ class ConsoleReporter(NullReporter):
         if bars is None:
             bars = self._bars = _make_bars(self._console)
             bars.start()
-        task = bars.add_task(str(_plain(title)), total=total, unit=unit, note="")
+        task = bars.add_task(str(_plain(title)), total=total or None, unit=unit, note="")
         self._open += 1
         try:
             yield _Bar(bars, task)
@@ -141,14 +141,15 @@ class _Lines:
         self._count += steps
         now = time.monotonic()
         silence = now - self._last
-        tenth = self._count - self._shown_at >= self._total / 10 and silence >= _SHORTEST_SILENCE_S
+        tenth = self._total and self._count - self._shown_at >= self._total / 10
+        tenth = tenth and silence >= _SHORTEST_SILENCE_S
         finished = self._count >= self._total > self._shown_at
         if tenth or finished or silence >= _LONGEST_SILENCE_S:
             self._last, self._shown_at = now, self._count
             self._write(self._line(now - self._start, fields))
 
     def _line(self, elapsed: float, fields: dict[str, Any]) -> str:
-        parts = [f"{self._title} {self._count}/{self._total}"]
+        parts = [f"{self._title} {self._count}" + (f"/{self._total}" if self._total else "")]
         speed = self._count / elapsed if elapsed > 0 else 0.0
         if speed:
             parts.append(_rate(speed, self._unit))

@@ -39,7 +39,12 @@ class Reporter(Protocol):
     def progress(
         self, title: str, total: int, *, unit: str = ""
     ) -> AbstractContextManager[Progress]:
-        """A progress display that lives as long as the block; `unit` is what it counts."""
+        """A progress display that lives as long as the block.
+
+        Args:
+            total: steps to come; 0 where nobody knows.
+            unit: what is counted.
+        """
 
     def done(self) -> None:
         """Flush and close; nothing is reported afterwards."""

@@ -1,0 +1,159 @@
+"""`segcli video`: a film with the classes painted over it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from segcli.commands.options import Device, Precision
+
+if TYPE_CHECKING:
+    from segcli.recipes.video_make import VideoResult
+
+
+class View(StrEnum):
+    """What a frame of the video shows."""
+
+    OVERLAY = "overlay"
+    SIDE = "side-by-side"
+    SPLIT = "split"
+    MASK = "mask"
+
+
+class Preset(StrEnum):
+    """Presets of x264, the fastest first."""
+
+    ULTRAFAST = "ultrafast"
+    SUPERFAST = "superfast"
+    VERYFAST = "veryfast"
+    FASTER = "faster"
+    FAST = "fast"
+    MEDIUM = "medium"
+    SLOW = "slow"
+
+
+def video(
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT", help="Video files, folders of frames, or a webcam: 0."),
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN|CHECKPOINT", help="A run or a checkpoint; default: newest run's best."
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the videos.")] = Path("videos"),
+    tta: Annotated[
+        bool, typer.Option("--tta", help="Average flipped and scaled views: slower, better.")
+    ] = False,
+    every: Annotated[
+        int,
+        typer.Option(min=1, help="Predict every Nth frame; between, move the last result along."),
+    ] = 1,
+    smooth: Annotated[
+        bool, typer.Option("--smooth", help="Smooth over time, along the motion of the picture.")
+    ] = False,
+    smooth_strength: Annotated[
+        float, typer.Option(min=0.0, max=0.98, help="How much of the past --smooth keeps.")
+    ] = 0.7,
+    view: Annotated[View, typer.Option(help="What a frame shows.")] = View.OVERLAY,
+    opacity: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Of the colours over the picture.")
+    ] = 0.5,
+    contours: Annotated[
+        bool, typer.Option("--contours/--no-contours", help="Outline the regions.")
+    ] = True,
+    legend: Annotated[
+        bool, typer.Option("--legend/--no-legend", help="Name the classes at the foot.")
+    ] = True,
+    shares: Annotated[
+        bool, typer.Option("--shares", help="Show how much of the picture each class takes.")
+    ] = False,
+    show_fps: Annotated[
+        bool, typer.Option("--show-fps", help="Show frames per second in the corner.")
+    ] = False,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder for an indexed PNG of every frame.")
+    ] = None,
+    audio: Annotated[bool, typer.Option("--audio/--no-audio", help="Keep the sound.")] = True,
+    limit: Annotated[int | None, typer.Option(min=1, help="Stop after this many frames.")] = None,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=240, help="Frames per second of a folder; default 25."),
+    ] = None,
+    crf: Annotated[
+        int, typer.Option(min=0, max=51, help="x264 quality: lower is better and larger.")
+    ] = 20,
+    preset: Annotated[
+        Preset, typer.Option(help="x264 preset: slower ones make smaller files.")
+    ] = Preset.SUPERFAST,
+    device: Device = None,
+    precision: Precision = None,
+) -> None:
+    """Make videos one can show: H.264 that plays in a browser, with the sound of the input."""
+    from segcli.recipes.video import make_videos
+    from segcli.recipes.video_make import VideoOptions
+    from segcli.reporting.console import ConsoleReporter
+    from segcli.reporting.video import Look
+
+    look = Look(view.value, opacity, contours, legend, shares, show_fps)
+    options = VideoOptions(
+        look=look,
+        every=every,
+        smooth=smooth_strength if smooth else None,
+        masks=masks,
+        audio=audio,
+        limit=limit,
+        rate=fps,
+        crf=crf,
+        preset=preset.value,
+    )
+    reporter = ConsoleReporter()
+    try:
+        results = make_videos(
+            inputs,
+            checkpoint=checkpoint,
+            out=out,
+            tta=tta,
+            options=options,
+            device=device,
+            precision=precision,
+            reporter=reporter,
+        )
+    finally:
+        reporter.done()
+    _tell(results)
+
+
+def _tell(results: list[VideoResult]) -> None:
+    """A line for every video; then what went wrong.
+
+    Raises:
+        SegcliError: of the first input that is not whole.
+    """
+    for result in results:
+        if result.path is None:
+            continue
+        rate = result.frames / max(result.seconds, 1e-9)
+        where = ", ".join(f"{name} {part:.0%}" for name, part in result.shares.items())
+        typer.echo(
+            f"{_plain(result.path)}: {result.frames} frames, {result.duration:.2f} s, "
+            f"made at {rate:.1f} fps ({where})"
+        )
+        if result.flicker is not None:
+            before, after = result.flicker
+            less = f", {1 - after / before:.0%} less" if before else ""
+            typer.echo(f"flicker {before:.2%} before smoothing, {after:.2%} after{less}")
+    faults = [result.fault for result in results if result.fault is not None]
+    for fault in faults[1:]:
+        typer.secho(f"error: {fault}", fg="red", err=True)
+    if faults:
+        raise faults[0]
+
+
+def _plain(path: Path) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(path))

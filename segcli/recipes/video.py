@@ -1,0 +1,103 @@
+"""`segcli video`: films in, films with the classes painted over them out."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from segcli.errors import DataError, SegcliError
+from segcli.inference.predictor import Predictor
+from segcli.inference.tta import TTA
+from segcli.recipes.video_inputs import find_jobs
+from segcli.recipes.video_make import VideoOptions, VideoResult, make_video
+from segcli.reporting.events import NullReporter, Reporter
+from segcli.runs import find_checkpoint
+
+
+class Stopped(SegcliError):  # noqa: N818 (no error: what was asked for)
+    """Ctrl-C, or a polite end from elsewhere, after the video was closed in order."""
+
+    def __init__(self, what: str, *, number: int, file: Path | None = None) -> None:
+        super().__init__(what, file=file)
+        self.exit_code = 128 + number
+
+
+def make_videos(
+    inputs: Sequence[str],
+    *,
+    checkpoint: Path | None = None,
+    out: Path = Path("videos"),
+    tta: bool = False,
+    options: VideoOptions | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    reporter: Reporter | None = None,
+) -> list[VideoResult]:
+    """Make ``out/NAME.mp4`` of every input; what is wrong with one does not stop the others.
+
+    Args:
+        checkpoint: a run or a checkpoint; None takes the newest run's best.
+        tta: average flipped and scaled views of every frame.
+
+    Raises:
+        CheckpointError, DataError, OutputError, UsageError.
+        Stopped: after a signal; the video under way is whole up to there.
+    """
+    reporter = reporter or NullReporter()
+    jobs = find_jobs(inputs, out)
+    predictor = Predictor.from_checkpoint(
+        find_checkpoint(checkpoint),
+        device=device,
+        precision=precision,
+        warn=reporter.warning,
+        tta=TTA() if tta else None,
+    )
+    results = []
+    with _stop_in_order() as stop:
+        for job in jobs:
+            try:
+                result = make_video(
+                    job, predictor, out, options or VideoOptions(), stop=stop, reporter=reporter
+                )
+            except DataError as error:
+                result = VideoResult(job, None, fault=error)
+            results.append(result)
+            if stop.number:
+                raise Stopped(
+                    f"stopped after {result.frames} frames, which are in",
+                    number=stop.number,
+                    file=result.path,
+                )
+    return results
+
+
+class _Stop(threading.Event):
+    """Set by the first signal, which it remembers."""
+
+    number = 0
+
+
+@contextmanager
+def _stop_in_order() -> Iterator[_Stop]:
+    """The first Ctrl-C ends the video behind the frame at hand, a second one at once."""
+    stop = _Stop()
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        if stop.number:
+            raise KeyboardInterrupt
+        stop.number = number
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

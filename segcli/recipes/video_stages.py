@@ -1,0 +1,227 @@
+"""The stages that a frame goes through, side by side, and where the time goes.
+
+decode -> predict -> steady -> draw -> encode. Between two stages few frames wait, so that
+memory does not grow with the length of the video. Frames are independent of each other until
+`steady`: on a CPU each core predicts a frame of its own, with nobody to wait for.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field, replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from segcli.environment import usable_cores
+from segcli.inference.network import TorchBackend
+from segcli.inference.predictor import Predictor
+from segcli.inference.video_motion import CutDetector
+from segcli.inference.video_read import Frame
+from segcli.inference.video_smooth import Reuse, Smoother, quarter
+from segcli.parallel import map_ahead
+from segcli.recipes.video_inputs import Source
+from segcli.reporting.video import FramePainter, Look
+
+STAGES = ("decode", "predict", "steady", "draw", "encode")
+_MOST_WORKERS = 8
+_WAITING = 3
+
+
+@dataclass(frozen=True)
+class Item:
+    """A frame on its way: `label` and `picture` come to it stage by stage."""
+
+    frame: Frame
+    cut: bool
+    wanted: bool
+    label: NDArray[np.uint8] | None = None
+    probabilities: Tensor | None = None
+    picture: NDArray[np.uint8] | None = None
+
+
+@dataclass
+class Clock:
+    """Seconds per stage: of the CPU, except for a GPU's part."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
+    started: float = field(default_factory=time.perf_counter)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @contextmanager
+    def measure(self, stage: str, *, wall: bool = False) -> Iterator[None]:
+        """Count the block, in this thread's CPU time or by the wall clock."""
+        clock = time.perf_counter if wall else time.thread_time
+        start = clock()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[stage] += clock() - start
+
+    def shares(self, **more: float) -> dict[str, float]:
+        """Each stage's share of the total, 0..1; `more` are seconds in other processes."""
+        seconds = {name: self.seconds[name] + more.get(name, 0.0) for name in STAGES}
+        total = sum(seconds.values()) or 1.0
+        return {name: value / total for name, value in seconds.items() if value > 0}
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.perf_counter() - self.started
+
+
+@dataclass
+class Pipeline:
+    """Everything between a source and an encoder.
+
+    Args:
+        every: predict one frame of this many; the others reuse it, moved along.
+        smooth: how much of the past goes into a frame, None for none.
+        stop: set to let the frames that are under way through and then end.
+    """
+
+    predictor: Predictor
+    look: Look
+    every: int = 1
+    smooth: float | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+    clock: Clock = field(default_factory=Clock)
+    smoother: Smoother | None = None
+
+    def __post_init__(self) -> None:
+        if self.smooth is not None:
+            self.smoother = Smoother(self.smooth)
+        self._reuse = Reuse()
+        self._painter: FramePainter | None = None
+        self._on_gpu = self.predictor.device.type != "cpu"
+
+    def run(self, source: Source) -> Iterator[Item]:
+        """Finished frames in order."""
+        workers = _workers(self.predictor)
+        with ExitStack() as stack:
+            stack.enter_context(_one_thread_each(self.predictor))
+            frames = stack.enter_context(closing(read_ahead(self._decode(source), _WAITING)))
+            predicted = stack.enter_context(
+                closing(map_ahead(self._predict, frames, threads=workers, ahead=workers + 2))
+            )
+            steady = predicted
+            if self.smoother is not None or self.every > 1:
+                steady = stack.enter_context(
+                    closing(map_ahead(self._steady, predicted, threads=1, ahead=_WAITING))
+                )
+            yield from stack.enter_context(
+                closing(map_ahead(self._draw, steady, threads=1, ahead=_WAITING))
+            )
+
+    def _decode(self, source: Source) -> Iterator[Item]:
+        cuts, since = CutDetector(), 0
+        frames = iter(source)
+        compares = self.smoother is not None or self.every > 1
+        while not self.stop.is_set():
+            with self.clock.measure("decode"):
+                frame = next(frames, None)
+                if frame is None:
+                    return
+                cut = compares and cuts.is_cut(frame.image)
+            since = 0 if cut else since + 1
+            yield Item(frame, cut, wanted=since % self.every == 0)
+
+    def _predict(self, item: Item) -> Item:
+        if not item.wanted:
+            return item
+        image = item.frame.image
+        with self.clock.measure("predict", wall=self._on_gpu):
+            if self.smoother is None:
+                return replace(item, label=self.predictor.predict(image))
+            grid = quarter(self.predictor, (image.shape[0], image.shape[1]))
+            mean = self.predictor.probabilities([image], grid)[0]
+            return replace(item, probabilities=mean)
+
+    def _steady(self, item: Item) -> Item:
+        with self.clock.measure("steady", wall=self._on_gpu):
+            if self.smoother is not None:
+                label = self.smoother.update(item.frame.image, item.probabilities, item.cut)
+            else:
+                label = self._reuse.update(item.frame.image, item.label, item.cut)
+            return replace(item, label=label, probabilities=None)
+
+    def _draw(self, item: Item) -> Item:
+        image, label = item.frame.image, item.label
+        if label is None:
+            raise ValueError("a frame without a class map")
+        with self.clock.measure("draw"):
+            if self._painter is None:
+                size = (image.shape[0], image.shape[1])
+                self._painter = FramePainter(self.predictor.label_space, size, self.look)
+            picture = self._painter.draw(image, label, seconds=self.clock.elapsed)
+            return replace(item, picture=picture)
+
+
+def _parallel(predictor: Predictor) -> bool:
+    return isinstance(predictor.backend, TorchBackend) and predictor.device.type == "cpu"
+
+
+def _workers(predictor: Predictor) -> int:
+    """Threads that predict. Two on a GPU: one prepares a frame while the other computes."""
+    return min(_MOST_WORKERS, usable_cores()) if _parallel(predictor) else 2
+
+
+@contextmanager
+def _one_thread_each(predictor: Predictor) -> Iterator[None]:
+    """The cores divided among the workers: threads that share a frame wait for each other."""
+    torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
+    if _parallel(predictor):
+        torch.set_num_threads(max(1, usable_cores() // _workers(predictor)))
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(torch_threads)
+        cv2.setNumThreads(cv_threads)
+
+
+@dataclass(frozen=True)
+class _End:
+    error: BaseException | None = None
+
+
+def read_ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]:
+    """`items`, drawn in a thread of its own, `depth` of them waiting at most."""
+    waiting: queue.Queue[Item | _End] = queue.Queue(depth)
+    gone = threading.Event()
+
+    def put(item: Item | _End) -> None:
+        while not gone.is_set():
+            try:
+                waiting.put(item, timeout=0.2)
+                return
+            except queue.Full:
+                continue
+
+    def draw() -> None:
+        try:
+            for item in items:
+                put(item)
+                if gone.is_set():
+                    return
+            put(_End())
+        except BaseException as error:
+            put(_End(error))
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    try:
+        while not isinstance(item := waiting.get(), _End):
+            yield item
+        if item.error is not None:
+            raise item.error
+    finally:
+        gone.set()
