@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.labels import CITYSCAPES_LABELS, LabelSpace
-from segcli.metrics.confusion import ConfusionMatrix
+from segcli.metrics.confusion import ConfusionMatrix, Scores
 from segcli.metrics.objects import ObjectTable, instance_table
 
 LABELS = tuple(label for label in CITYSCAPES_LABELS if label.id >= 0)
@@ -207,6 +207,41 @@ class OfficialScores:
                 if _COUNTABLE[c]
             },
         }
+
+
+def evaluated_scores(official: OfficialScores) -> Scores:
+    """The pixel scores of the 19 evaluated classes, in the order of their train ids.
+
+    A pixel predicted as a label that is not evaluated is wrong, as in the official scores.
+    """
+    labels = sorted((x for x in LABELS if not x.ignore_in_eval), key=lambda x: x.train_id)
+    matrix, class_iou = official.matrix, official.class_scores()
+    rows = matrix[[x.id for x in labels]]
+    hits, pixels = [int(matrix[x.id, x.id]) for x in labels], rows.sum(1).tolist()
+    accuracy = {x.name: _ratio(h, n) for x, h, n in zip(labels, hits, pixels, strict=True)}
+    category_iou = official.category_scores()
+    categories = dict.fromkeys(x.category for x in labels)
+    return Scores(
+        miou=average(class_iou),
+        pixel_accuracy=_ratio(sum(hits), sum(pixels)),
+        mean_accuracy=average(accuracy),
+        category_miou=average(category_iou),
+        class_names=tuple(accuracy),
+        class_iou=tuple(class_iou[name] for name in accuracy),
+        class_accuracy=tuple(accuracy.values()),
+        class_pixels=tuple(pixels),
+        category_names=tuple(categories),
+        category_iou=tuple(category_iou[name] for name in categories),
+    )
+
+
+def objects_by_class(table: ObjectTable, space: LabelSpace) -> ObjectTable:
+    """Instances by label id as objects by class: columns of one class are added up."""
+    classes = space.lut()[:NUM_IDS]
+    counts = np.zeros((len(table.counts), space.num_classes), np.int64)
+    for label_id in np.flatnonzero(classes != space.ignore_index):
+        counts[:, classes[label_id]] += table.counts[:, label_id]
+    return ObjectTable(classes[table.classes].astype(np.int64), counts)
 
 
 def label_id_lut(space: LabelSpace) -> NDArray[np.uint8] | None:

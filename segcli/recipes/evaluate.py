@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,10 +26,10 @@ from segcli.inference.upsample import argmax, strips
 from segcli.labels import LabelSpace
 from segcli.metrics.confusion import ConfusionMatrix, Scores, scores
 from segcli.parallel import map_ahead
+from segcli.recipes.evaluate_output import evenly as evenly
 from segcli.reporting.events import NullReporter, Reporter
 
 Map = NDArray[np.uint8]
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -219,10 +219,3 @@ def _batches(items: Iterator[Loaded], size: int) -> Iterator[list[Loaded]]:
         batch.append(item)
     if batch:
         yield batch
-
-
-def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
-    """At most `count` of `items`, evenly spaced from the first on; None takes all."""
-    if count is None or count >= len(items):
-        return list(items)
-    return [items[i * len(items) // count] for i in range(count)]

@@ -9,6 +9,7 @@ Shapes: maps (H, W), K classes.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,12 @@ from segcli.metrics.calibration import Calibration, reliability
 from segcli.metrics.confusion import ConfusionMatrix
 from segcli.metrics.critical import CriticalMisses
 from segcli.metrics.objects import ObjectScores, ObjectTable, component_table, thing_classes
-from segcli.metrics.official import NUM_IDS, OfficialScores, label_id_lut, one_label_a_class
+from segcli.metrics.official import (
+    OfficialScores,
+    label_id_lut,
+    objects_by_class,
+    one_label_a_class,
+)
 
 Map = NDArray[np.uint8]
 
@@ -103,15 +109,10 @@ class Measures:
         if self._ids is None:
             raise ValueError("this label space is not scored officially")
         by_id = official.update(ids, instances, self._ids[prediction])
-        # From label ids to classes: columns of one class are added up.
-        classes = self.space.lut()[:NUM_IDS]
-        counts = np.zeros((len(by_id.counts), self.space.num_classes), np.int64)
-        for label_id in np.flatnonzero(classes != self.space.ignore_index):
-            counts[:, classes[label_id]] += by_id.counts[:, label_id]
-        return official, ObjectTable(classes[by_id.classes].astype(np.int64), counts)
+        return official, objects_by_class(by_id, self.space)
 
-    def add(self, split: str, sample: Sample, part: Part) -> None:
-        """Add what an image gave; in one thread."""
+    def add(self, split: str, id: str, paths: tuple[Path | None, Path], part: Part) -> None:
+        """Add what an image gave, in one thread; `paths` are those of image and label."""
         self.matrix.merge(part.matrix)
         self.objects.update(part.table)
         if self.boundary is not None and part.boundary is not None:
@@ -120,10 +121,16 @@ class Measures:
             self.official.merge(part.official)
         if self.calibration is not None and part.reliability is not None:
             self.calibration.sums += part.reliability
-        critical = self.critical.update(sample.id, split, part.matrix.matrix, part.table)
+        critical = self.critical.update(id, split, part.matrix.matrix, part.table)
         self.images.append(
-            image_row(sample.id, split, str(sample.image), str(sample.label), part.matrix.matrix)
-            | {"critical": critical}
+            {
+                "id": id,
+                "split": split,
+                "image": None if paths[0] is None else str(paths[0]),
+                "label": str(paths[1]),
+                **_image_scores(part.matrix.matrix),
+                "critical": critical,
+            }
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -138,18 +145,12 @@ class Measures:
         }
 
 
-def image_row(
-    id: str, split: str, image: str, label: str, matrix: NDArray[np.int64]
-) -> dict[str, Any]:
-    """An entry of images.json from the image's (K, K) matrix, ``critical`` left out."""
+def _image_scores(matrix: NDArray[np.int64]) -> dict[str, Any]:
+    """Scores of one image, and the entries of its (K, K) matrix that are not 0."""
     hits, total = matrix.diagonal(), matrix.sum()
     union = matrix.sum(0) + matrix.sum(1) - hits
     iou = hits[union > 0] / union[union > 0]
     return {
-        "id": id,
-        "split": split,
-        "image": image,
-        "label": label,
         "miou": float(iou.mean()) if iou.size else None,
         "pixel_accuracy": float(hits.sum() / total) if total else None,
         "counts": [[int(t), int(p), int(matrix[t, p])] for t, p in np.argwhere(matrix)],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from segcli.recipes.evaluate_measures import Measures
 
 Map = NDArray[np.uint8]
+Item = TypeVar("Item")
 
 
 def write_results(
@@ -78,6 +79,13 @@ def _names(critical: Mapping[str, Any], key: str) -> str:
 
 def _percent(value: float | None) -> str:
     return "-" if value is None else percent(value)
+
+
+def evenly(items: Sequence[Item], count: int | None) -> list[Item]:
+    """At most `count` of `items`, evenly spaced from the first on; None takes all."""
+    if count is None or count >= len(items):
+        return list(items)
+    return [items[i * len(items) // count] for i in range(count)]
 
 
 class PanelWriter:

@@ -17,9 +17,9 @@ from segcli.inference.tta import TTA
 from segcli.metrics.confusion import scores
 from segcli.metrics.official import label_id_lut
 from segcli.parallel import map_ahead
-from segcli.recipes.evaluate import Evaluation, Predicted, evenly, predict_samples
+from segcli.recipes.evaluate import Evaluation, Predicted, predict_samples
 from segcli.recipes.evaluate_measures import Measures, Part
-from segcli.recipes.evaluate_output import PanelWriter, report_result, write_results
+from segcli.recipes.evaluate_output import PanelWriter, evenly, report_result, write_results
 from segcli.recipes.evaluate_submission import Submission
 from segcli.reporting.events import NullReporter, Reporter
 from segcli.runs import find_checkpoint, is_best, run_folder
@@ -162,7 +162,7 @@ class _Evaluation:
         with self.reporter.progress("eval", len(plain), unit="images") as progress:
             for one, part in map_ahead(self._measure, predictions):
                 split, sample = self.samples[one.index]
-                self.measures.add(split, sample, part)
+                self.measures.add(split, sample.id, (sample.image, sample.label), part)
                 sure = one.sureness
                 if calibration is not None and sure is not None:
                     own = one.item.truth.ravel()[sure.places]
