@@ -145,6 +145,12 @@ class Predictor:
         other.tta = tta
         return other
 
+    def with_backend(self, backend: Backend) -> Predictor:
+        """The same predictor around another network."""
+        other = copy.copy(self)
+        other.backend, other._network = backend, Tiler(backend, self._network.tile)
+        return other
+
     def predict(self, image: Image, output_size: Size | None = None) -> Image:
         """The class map of one picture, at its own size or at `output_size`."""
         result: Image = self.predict_batch([image], output_size)[0]

@@ -62,11 +62,24 @@ def strips(logits: Tensor, frame: Frame) -> Iterator[tuple[slice, Tensor]]:
     for rows, wide, index, weight in _chunks(logits, frame):
         for start in range(0, len(index), most):
             part = slice(start, start + most)
-            taps, shares = index[part].to(wide.device), weight[part].to(wide.device)
-            strip = wide[:, taps[:, 0]].mul_(shares[:, :1])
-            for tap in range(1, taps.shape[1]):
-                strip.addcmul_(wide[:, taps[:, tap]], shares[:, tap, None])
+            strip = _mixed(wide, index[part], weight[part])
             yield slice(rows.start + start, rows.start + start + strip.shape[1]), strip
+
+
+def upsample_rows(logits: Tensor, frame: Frame, rows: slice) -> Tensor:
+    """The rows [start, stop) alone of what `upsample` makes of (K, h, w): (K, rows, W)."""
+    index, weight = (taps[rows] for taps in _taps(logits.shape[-2], frame))
+    low, high = int(index.min()), int(index.max())
+    return _mixed(_columns(logits[:, low : high + 1], frame), index - low, weight)
+
+
+def _mixed(wide: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    """Rows of `wide` (K, r, W) weighted and added: (K, n, W) for taps (n, T)."""
+    index, weight = index.to(wide.device), weight.to(wide.device)
+    strip = wide[:, index[:, 0]].mul_(weight[:, :1])
+    for tap in range(1, index.shape[1]):
+        strip.addcmul_(wide[:, index[:, tap]], weight[:, tap, None])
+    return strip
 
 
 def _chunks(logits: Tensor, frame: Frame) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
