@@ -197,7 +197,8 @@ class Predictor:
         That is K numbers a pixel: `predict_batch` and `confident` make no such thing of more
         than one picture, and none at all without TTA.
         """
-        return torch.stack([self._mean(image, output_size) for image in _checked(images)])
+        means = [self._mean(image, output_size) for image in _checked(images)]
+        return means[0][None] if len(means) == 1 else torch.stack(means)
 
     @torch.inference_mode()
     def logits(self, images: Sequence[Image], output_size: Size | None = None) -> Tensor:

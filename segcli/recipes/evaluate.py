@@ -171,12 +171,19 @@ def _look(
     """Class map, confidence and sampled logits of images, from one pass of the network."""
     if predictor.tta is not None:
         for image, at in zip(images, places, strict=True):
-            mean = predictor.probabilities([image], size)[0].clamp(min=1e-12).log()
-            yield _read_off([(slice(0, size[0]), mean)], size, at)
+            mean = predictor.probabilities([image], size)[0]
+            yield _read_off(_log_strips(mean), size, at)
     else:
         coarse, frame = predictor.coarse(images, size)
         for logits, at in zip(coarse, places, strict=True):
             yield _read_off(strips(logits, frame), size, at)
+
+
+def _log_strips(mean: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Logarithms of probabilities (K, h, w), a few rows at a time: K numbers a pixel once."""
+    for top in range(0, mean.shape[1], _ROWS):
+        rows = slice(top, min(top + _ROWS, mean.shape[1]))
+        yield rows, mean[:, rows].clamp(min=1e-12).log()
 
 
 @torch.inference_mode()
