@@ -20,7 +20,8 @@ from segcli.errors import DataError, UsageError
 from segcli.labels import load_label_space
 from segcli.metrics.official import OfficialScores, label_id_lut
 from segcli.recipes.evaluate_folder import evaluate_folder
-from segcli.recipes.evaluate_run import Extras, evaluate_run
+from segcli.recipes.evaluate_run import evaluate_run
+from segcli.recipes.evaluate_setup import Extras
 from segcli.recipes.evaluate_submission import Submission
 
 NINETEEN = load_label_space("cityscapes-19")

@@ -30,6 +30,8 @@ from segcli.recipes.evaluate_output import evenly as evenly
 from segcli.reporting.events import NullReporter, Reporter
 
 Map = NDArray[np.uint8]
+# Rows of probabilities that are turned into logarithms at a time.
+_ROWS = 32
 
 
 @dataclass(frozen=True)

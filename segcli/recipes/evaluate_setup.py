@@ -1,0 +1,136 @@
+"""What `segcli eval` evaluates: checkpoint, images, their official truth, where results go."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from segcli import files
+from segcli.checkpoint import Checkpoint, load_checkpoint
+from segcli.data.cityscapes_truth import Truth, find_truths
+from segcli.data.manifest import Manifest, Sample, load_manifest
+from segcli.errors import DataError, LabelSpaceError, UsageError
+from segcli.inference.tta import TTA
+from segcli.metrics.official import label_id_lut
+from segcli.recipes.evaluate_output import evenly
+from segcli.reporting.events import Reporter
+from segcli.runs import find_checkpoint, is_best, run_folder
+
+
+@dataclass(frozen=True)
+class Extras:
+    """What `segcli eval` does beside the scores.
+
+    Attributes:
+        boundary: boundary scores.
+        calibration: reliability and temperature.
+        report: write ``report/index.html``.
+        tta: views to average for every score, and to audit one by one.
+        stress: score in rain, snow, fog, ...
+        submission: folder for the PNGs of the Cityscapes server.
+        official_json: write ``official.json``.
+    """
+
+    boundary: bool = True
+    calibration: bool = True
+    report: bool = True
+    tta: TTA | None = None
+    stress: bool = False
+    submission: Path | None = None
+    official_json: bool = False
+
+
+@dataclass(frozen=True)
+class Job:
+    """An evaluation to do.
+
+    Attributes:
+        samples: (split, sample), in the order of evaluation.
+        limited: whether they are but some of the splits' images.
+        truths: official truth by (split, id); None where there is not one for each image.
+        folder: for the results.
+    """
+
+    checkpoint: Checkpoint
+    manifest: Manifest
+    splits: tuple[str, ...]
+    samples: Sequence[tuple[str, Sample]]
+    limited: bool
+    truths: Mapping[tuple[str, str], Truth] | None
+    folder: Path
+    extras: Extras
+
+    @property
+    def plain_samples(self) -> list[Sample]:
+        """The samples without their splits."""
+        return [sample for _, sample in self.samples]
+
+
+def set_up(
+    run_or_checkpoint: Path | None,
+    prepared: Path | None,
+    splits: Sequence[str] | None,
+    out: Path | None,
+    limit: int | None,
+    extras: Extras,
+    reporter: Reporter,
+) -> Job:
+    """Resolve what a user gave or left out; see `evaluate_run`.
+
+    Raises:
+        CheckpointError, DataError, LabelSpaceError, OutputError, UsageError.
+    """
+    checkpoint = load_checkpoint(find_checkpoint(run_or_checkpoint), warn=reporter.warning)
+    splits = tuple(dict.fromkeys(splits or checkpoint.data.get("val") or ("val",)))
+    manifest = _manifest(checkpoint, prepared)
+    if prepared is None and manifest.fingerprint() != checkpoint.data.get("fingerprint"):
+        reporter.warning(f"{manifest.folder} has changed since this run was trained on it")
+    samples = [(name, s) for name in splits for s in manifest.split(name)]
+    truths = _truths(manifest, samples, reporter)
+    if extras.official_json and truths is None:
+        raise UsageError("no official scores without Cityscapes' labels and instances")
+    name = "+".join(splits) + ("" if is_best(checkpoint.path) else "-last")
+    usual = run_folder(checkpoint.path) / "eval" / (name + ("-tta" if extras.tta else ""))
+    folder = files.make_folder(out or usual)
+    chosen = evenly(samples, limit)
+    reporter.message(f"{checkpoint.path} on {len(chosen)} images of {'+'.join(splits)}")
+    limited = len(chosen) < len(samples)
+    return Job(checkpoint, manifest, splits, chosen, limited, truths, folder, extras)
+
+
+def _manifest(checkpoint: Checkpoint, prepared: Path | None) -> Manifest:
+    """The data to evaluate on, which has to mean the same classes as the checkpoint."""
+    usual = Path(str(checkpoint.data.get("prepared", "")))
+    if prepared is None and not usual.is_dir():
+        raise DataError(
+            "the data this run was validated on is not there",
+            file=usual,
+            hint="say where with --prepared",
+        )
+    manifest = load_manifest(prepared or usual)
+    if clause := checkpoint.label_space.difference(manifest.label_space):
+        raise LabelSpaceError(
+            f"checkpoint and data have different classes, {clause}",
+            file=manifest.folder,
+            hint="prepare the data for the checkpoint's label space",
+        )
+    return manifest
+
+
+def _truths(
+    manifest: Manifest, samples: Sequence[tuple[str, Sample]], reporter: Reporter
+) -> Mapping[tuple[str, str], Truth] | None:
+    if manifest.layout != "cityscapes" or label_id_lut(manifest.label_space) is None:
+        return None
+    splits = dict.fromkeys(name for name, _ in samples)
+    try:
+        found = {(t.split, t.id): t for name in splits for t in find_truths(manifest.source, name)}
+    except DataError as error:
+        reporter.warning(f"no instance scores: {error}")
+        return None
+    for name, sample in samples:
+        if (truth := found.get((name, sample.id))) is None or truth.instances is None:
+            reporter.warning(f"no instance scores: '{sample.id}' has no instance ids")
+            return None
+    return found
