@@ -44,8 +44,8 @@ def no_lap(_: str) -> AbstractContextManager[None]:
     return nullcontext()
 
 
-def segcli_network(work: Work) -> Segmenter:
-    """In training mode, with the auxiliary heads that `segcli train` gives it."""
+def segcli_network(work: Work, *, levels: bool = False) -> Segmenter:
+    """In training mode; with `levels`, it predicts at every level too, as `segcli train` has it."""
     torch.manual_seed(work.seed)
     return build_model(
         encoder=work.encoder,
@@ -54,6 +54,7 @@ def segcli_network(work: Work) -> Segmenter:
         width=WIDTH,
         head_width=HEAD_WIDTH,
         dropout=DROPOUT,
+        auxiliary=levels,
         encoder_weights=work.weights,
     ).train()
 
@@ -117,9 +118,11 @@ class SmpStep:
 class SegcliStep:
     """The parts that `segcli train` calls; on CUDA with torch.compile."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, *, levels: bool) -> None:
         self.device, self.layout = torch.device(work.device), torch.channels_last
-        self.network = segcli_network(work).to(self.device, memory_format=self.layout)
+        self.network = segcli_network(work, levels=levels).to(
+            self.device, memory_format=self.layout
+        )
         compiled = self.device.type == "cuda"
         self.forward: Any = torch.compile(self.network) if compiled else self.network
         self.loss = SegmentationLoss(ignore_index=IGNORED).to(self.device)
@@ -152,8 +155,10 @@ class SegcliStep:
 
 
 def build_step(side: str, work: Work) -> SmpStep | SegcliStep:
-    """`smp fp32`, `smp bf16` or `segcli`."""
-    return SegcliStep(work) if side == "segcli" else SmpStep(work, bf16=side == "smp bf16")
+    """`smp fp32`, `smp bf16`, `segcli` or `segcli levels`."""
+    if side.startswith("segcli"):
+        return SegcliStep(work, levels=side == "segcli levels")
+    return SmpStep(work, bf16=side == "smp bf16")
 
 
 def random_batch(work: Work) -> tuple[Tensor, Tensor]:
@@ -177,7 +182,7 @@ def check_equal(work: Work) -> str:
         AssertionError: naming the first tensors that differ.
     """
     images, target = random_batch(Work(**{**vars(work), "batch": 2, "size": (64, 96)}))
-    ours, theirs = segcli_network(work), smp_network(work)
+    ours, theirs = segcli_network(work, levels=True), smp_network(work)
     step = SmpStep(Work(**{**vars(work), "device": "cpu"}), bf16=False)
     x = ours.normalise(images)
     torch.testing.assert_close(x, step.normalise(images), atol=1e-5, rtol=1e-5)

@@ -1,11 +1,12 @@
 """A training step of segcli's FPN beside segmentation_models_pytorch's of the same width.
 
 A step goes from a uint8 batch to new weights: normalise, forward, loss, backward, AdamW.
-Three sides take turns, each in a process of its own with what its user would have:
+Four sides take turns, each in a process of its own with what its user would have:
 
-    smp fp32    as it comes: float32, channels first, eager
-    smp bf16    autocast to bfloat16, channels-last; compiled on CUDA
-    segcli      what `segcli train` sets up: auxiliary heads and losses, settings of the process
+    smp fp32        as it comes: float32, channels first, eager
+    smp bf16        autocast to bfloat16, channels-last; compiled on CUDA
+    segcli          the same work, one prediction, with the settings that `segcli train` makes
+    segcli levels   all that `segcli train` does: a prediction and a loss at every level as well
 
 First it is checked that there is something to compare: the same encoder gives the same
 features, the same logits the same loss, and segcli's short cuts what the plain layers give::
@@ -29,6 +30,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -41,7 +43,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 if TYPE_CHECKING:
     from train_sides import Work
 
-SIDES = ("smp fp32", "smp bf16", "segcli")
+SIDES = ("smp fp32", "smp bf16", "segcli", "segcli levels")
 # What the ratios are to reach, against `smp fp32` and `smp bf16` on a CPU.
 GOALS = {"mobilenet_v2": (3.0, 1.3), "resnext50_32x4d": (2.0, 1.15)}
 GEMM = 2048
@@ -66,7 +68,7 @@ def main(
     classes: Annotated[int, typer.Option(min=2)] = 11,
     cores: Annotated[int, typer.Option(min=1, help="Cores for all sides.")] = 2,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    only: Annotated[list[str] | None, typer.Option(help="Sides; default: all three.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Sides; default: all four.")] = None,
     curves: Annotated[Path | None, typer.Option(help="Prepared data: compare losses.")] = None,
     weights: Annotated[str | None, typer.Option(help="Encoder weights, torchvision's.")] = None,
     steps: Annotated[int, typer.Option(min=10, help="Steps of each curve.")] = 40,
@@ -110,7 +112,7 @@ def compare_speed(work: Work, runs: int, warm_up: int, sides: tuple[str, ...]) -
         clock, cpu = _medians(values)
         each = ", ".join(f"{s.cpu:.2f}" for s in values)
         typer.echo(
-            f"  {side:9s} {clock:6.2f} s {work.batch / clock:6.2f} images/s, CPU {cpu:6.2f} s "
+            f"  {side:13s} {clock:6.2f} s {work.batch / clock:6.2f} images/s, CPU {cpu:6.2f} s "
             f"({each}); outside the network {outside[side]:.1%}"
         )
     if products:
@@ -120,24 +122,26 @@ def compare_speed(work: Work, runs: int, warm_up: int, sides: tuple[str, ...]) -
 def _print_ratios(
     work: Work, seconds: dict[str, list[Seconds]], gemms: float, gemm: list[Seconds]
 ) -> None:
-    ours = seconds["segcli"]
     limit = Seconds(*(gemms * value for value in _medians(gemm)))
     rate = GEMM**3 / _medians(gemm).cpu / 1e9
     typer.echo(
         f"  products alone: CPU {limit.cpu:.2f} s at {rate:.0f} G multiply-adds a second and core"
     )
-    for side, goal in zip(SIDES[:2], GOALS.get(work.encoder, (0, 0)), strict=True):
-        if side not in seconds:
+    for ours, (side, goal) in product(
+        SIDES[2:], zip(SIDES[:2], GOALS.get(work.encoder, (0, 0)), strict=True)
+    ):
+        if side not in seconds or ours not in seconds:
             continue
         ratios = [
-            [a.clock / b.clock for a, b in zip(seconds[side], ours, strict=True)],
-            [a.cpu / b.cpu for a, b in zip(seconds[side], ours, strict=True)],
+            [a.clock / b.clock for a, b in zip(seconds[side], seconds[ours], strict=True)],
+            [a.cpu / b.cpu for a, b in zip(seconds[side], seconds[ours], strict=True)],
         ]
         clock, cpu = (f"{statistics.median(r):.2f} ({min(r):.2f} to {max(r):.2f})" for r in ratios)
         bound = _medians(seconds[side]).cpu / limit.cpu
-        wanted = f", wanted {goal}" if work.device == "cpu" and goal else ""
+        alike = work.device == "cpu" and ours == "segcli"
+        wanted = f", wanted {goal}" if alike and goal else ""
         typer.echo(
-            f"  {side} / segcli: clock {clock}, CPU {cpu}{wanted}; "
+            f"  {side} / {ours}: clock {clock}, CPU {cpu}{wanted}; "
             f"were products all there is to do: {bound:.2f}"
         )
 
@@ -163,7 +167,7 @@ def _serve(side: str, work: Work, pipe: Connection) -> None:
     """One side's process: answers questions until the end."""
     from segcli.environment import keep_freed_memory, prepare_process
 
-    if side == "segcli":
+    if side.startswith("segcli"):
         prepare_process()
         keep_freed_memory()
     import torch
@@ -233,7 +237,7 @@ def compare_curves(work: Work, prepared: Path, steps: int, seeds: int) -> None:
     from train_sides import Work, build_step
 
     torch.set_num_threads(work.cores)
-    curves: dict[str, list[list[float]]] = {side: [] for side in SIDES[1:]}
+    curves: dict[str, list[list[float]]] = {side: [] for side in SIDES[1:3]}
     for seed in range(seeds):
         task = Work(**{**vars(work), "seed": seed, "size": CURVE_SIZE, "batch": CURVE_BATCH})
         for side, found in curves.items():
