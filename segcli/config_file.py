@@ -82,6 +82,16 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: one line that names the file and the key, with the nearest known key.
     """
+    path, value = read_config(name)
+    return resolve_config(value, overrides, file=path)
+
+
+def read_config(name: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The file that `name` means, and the mapping in it; its keys are not looked at.
+
+    Raises:
+        ConfigError: no such file, or it is not a YAML mapping.
+    """
     path = find_config(name)
     try:
         value = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
@@ -93,9 +103,16 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         value = {}
     if not isinstance(value, dict):
         raise ConfigError("a config holds 'data', 'model', 'train', 'eval'", file=path)
+    return path, value
+
+
+def resolve_config(
+    value: dict[str, Any], overrides: Sequence[str] = (), *, file: Path | None = None
+) -> Config:
+    """Check a mapping to which `overrides` are applied, in place; errors as in `load_config`."""
     for override in overrides:
         _apply(value, override)
-    return parse_config(value, file=path)
+    return parse_config(value, file=file)
 
 
 def parse_config(value: Any, *, file: Path | None = None) -> Config:

@@ -22,11 +22,12 @@ ALLOWED = {
 }
 # Recipes that may be called by others, and who may call them.
 RECIPE_CALLS = {
-    "evaluate": {"train", "training_validation"},
+    "evaluate": {"train", "training_validation", "distill", "distill_compare"},
     "report": {"evaluate_run"},
     "stress": {"evaluate_run"},
     "tta": {"evaluate_run"},
-    "training": {"train", "describe_model", "check_config", "preview"},
+    "train": {"distill"},
+    "training": {"train", "describe_model", "check_config", "preview", "distill", "distill_step"},
 }
 
 

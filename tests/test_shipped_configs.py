@@ -166,7 +166,7 @@ def header(name: str) -> str:
 @pytest.mark.parametrize("name", shipped_names())
 def test_its_header_tells_command_and_result(name: str) -> None:
     text, config = header(name), load_config(name)
-    assert re.findall(r"segcli train (\S+\.yaml)", text)[0] == name
+    assert re.findall(r"segcli (?:train|distill) (\S+\.yaml)", text)[0] == name
     assert ("Measured:" in text) != ("Expected, not measured here:" in text)
     if "segcli prepare-labels" in text:
         space = re.findall(r"--label-space (\S+)", text) or ["cityscapes-19", "camvid-11"]

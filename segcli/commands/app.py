@@ -13,7 +13,17 @@ from typing import Annotated, Any
 import typer
 
 from segcli import __version__
-from segcli.commands import check, compare, demo, evaluate, predict, prepare_labels, train, video
+from segcli.commands import (
+    check,
+    compare,
+    demo,
+    distill,
+    evaluate,
+    predict,
+    prepare_labels,
+    train,
+    video,
+)
 from segcli.environment import prepare_process
 from segcli.errors import SegcliError
 
@@ -27,6 +37,7 @@ app = typer.Typer(
 app.command("prepare-labels")(prepare_labels.prepare_labels)
 app.command("check")(check.check)
 app.command("train")(train.train)
+app.command("distill")(distill.distill)
 app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)

@@ -59,7 +59,7 @@ def train(
     from segcli.config_file import load_config
     from segcli.distributed import world
 
-    _leave_in_order()
+    leave_in_order()
     if resume is not None:
         if config is not None:
             raise UsageError("--resume takes its config from the run, leave CONFIG out")
@@ -81,7 +81,7 @@ def train(
         _train(settings, Folders(resume, run, runs, Path(str(config)).stem), device, world())
 
 
-def _leave_in_order() -> None:
+def leave_in_order() -> None:
     """Until training listens by itself, a signal ends the program with the usual exit code."""
     import signal
     import sys
@@ -180,7 +180,7 @@ def _train(settings: Config, folders: Folders, device: str | None, world: World)
         decided = folders.place(settings) if world.is_main else None
         folder, goes_on = from_main(world, decided) or (folders.runs, False)
         last = folder / "last" if goes_on else None
-        reporter = _reporter(folder, last, world)
+        reporter = reporter_of(folder, last, world)
         try:
             result = run_training(
                 settings, folder=folder, device=where, reporter=reporter, resume=last, world=world
@@ -198,7 +198,7 @@ def _train(settings: Config, folders: Folders, device: str | None, world: World)
         _show(result)
 
 
-def _reporter(folder: Path, last: Path | None, world: World) -> Reporter:
+def reporter_of(folder: Path, last: Path | None, world: World) -> Reporter:
     from segcli.checkpoint import verify_or_previous
     from segcli.reporting.console import ConsoleReporter
     from segcli.reporting.events import NullReporter, Reporters

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from segcli.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from segcli.errors import LabelSpaceError
+from segcli.inference.predictor import Predictor
 from segcli.labels import LabelSpace
 from segcli.models.segmenter import Segmenter, StrideOutput
 from segcli.optim.precision import Precision
@@ -44,6 +45,18 @@ class Teacher:
         with self.precision.autocast(images.device):
             return self.model.logits_at_stride(images)
 
+    def predictor(self, device: torch.device) -> Predictor:
+        """Predicts as the teacher's own run validated it, with these very weights."""
+        stored = self.checkpoint.inference
+        return Predictor(
+            self.model,
+            self.checkpoint.label_space,
+            device=device,
+            precision=str(stored.get("precision", "fp32")),
+            channels_last=bool(stored.get("channels_last", False)),
+            size=stored.get("size"),
+        )
+
     def placed(self, device: torch.device, precision: Precision) -> Teacher:
         """On the student's device, in its arithmetic."""
         self.model.to(device).to(memory_format=precision.memory_format)
@@ -68,6 +81,11 @@ def load_teacher(
         raise LabelSpaceError(f"teacher and data have different classes, {clause}", file=folder)
     model = build_from_checkpoint(checkpoint).requires_grad_(False)
     return Teacher(folder, model, checkpoint, digest(model))
+
+
+def describe_teacher(path: str | Path) -> Checkpoint:
+    """What the checkpoint of a teacher says of itself; raises as `load_teacher` does."""
+    return load_checkpoint(find_checkpoint(path))
 
 
 def digest(model: torch.nn.Module) -> str:

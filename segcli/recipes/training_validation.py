@@ -7,9 +7,11 @@ import torch
 from numpy.typing import NDArray
 
 from segcli import distributed
+from segcli.distributed import World
+from segcli.labels import LabelSpace
 from segcli.metrics.confusion import ConfusionMatrix, Scores
 from segcli.metrics.confusion import scores as scores_of
-from segcli.recipes.evaluate import Loaded, evaluate_model, evenly
+from segcli.recipes.evaluate import Evaluation, Loaded, evaluate_model, evenly
 from segcli.recipes.training import Training, validation_predictor, validation_samples
 from segcli.recipes.training_guard import StopRequest
 from segcli.reporting.render import comparison
@@ -46,11 +48,18 @@ def validate(run: Training, stop: StopRequest | None = None) -> Scores:
         batch_size=run.config.eval.batch_size,
         on_prediction=show,
     )
-    matrix = torch.from_numpy(evaluation.matrix.copy()).to(run.device)
-    distributed.add_up(run.world, matrix)
-    whole = ConfusionMatrix(run.label_space.num_classes, run.label_space.ignore_index)
+    return scores_of_all(evaluation, run.label_space, run.world, run.device)
+
+
+def scores_of_all(
+    evaluation: Evaluation, space: LabelSpace, world: World, device: torch.device
+) -> Scores:
+    """The scores over the images of all processes, each of which has evaluated its share."""
+    matrix = torch.from_numpy(evaluation.matrix.copy()).to(device)
+    distributed.add_up(world, matrix)
+    whole = ConfusionMatrix(space.num_classes, space.ignore_index)
     whole.matrix += matrix.cpu().numpy()
-    return scores_of(whole, run.label_space)
+    return scores_of(whole, space)
 
 
 def logged_scores(scores: Scores) -> dict[str, float]:

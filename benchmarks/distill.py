@@ -1,0 +1,309 @@
+"""What a small student gains from a teacher on CamVid, with the same student alone beside it.
+
+    python benchmarks/distill.py run --prepared prepared/camvid-11 --weights mobilenet_v2.pth \
+        --work distill-bench
+    python benchmarks/distill.py table --work distill-bench
+
+A quarter of the training pictures is labelled: the first 91 by name, a fixed contiguous list.
+The teacher, MobileNetV2 with ImageNet weights and an FPN of 128 channels, is trained on that
+quarter alone; the student has half its width everywhere and starts from random weights. All
+see pictures at half size. Arms differ in what the student is taught, and in nothing else:
+seed, first weights, order and views of the labelled pictures, and number of steps are the
+same, but for `alone-time`, which trains alone for as many CPU seconds as `unlabelled` took.
+Scores are those of the last checkpoint on val (101 pictures), never of the best one.
+
+`run` works through all jobs that have no result yet, two at a time, each in a process of one
+thread; stopped and started again it goes on with the jobs it was at. `run ARM:SEED ...` does
+those alone. With `--labelled all` all 367 pictures are labelled, and no arm needs others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import math
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from segcli import files
+from segcli.config import Config
+from segcli.config_file import parse_config
+from segcli.data.manifest import Manifest, Sample, load_manifest, write_manifest
+from segcli.errors import SegcliError
+
+QUARTER = 4
+STEPS = 264
+TEACHER_STEPS = 440
+BATCH = 8
+PAPER = {"pixel": 1.0, "pairwise": 10.0, "holistic": 0.1}
+# Arm -> the distillation losses, and what else is special about it.
+ARMS: dict[str, dict[str, Any]] = {
+    "alone": {},
+    "pixel": {"losses": {"pixel": 1.0}},
+    "pixel+channel": {"losses": {"pixel": 1.0, "channel": 3.0}},
+    "pixel+channel+pairwise": {"losses": {"pixel": 1.0, "channel": 3.0, "pairwise": 10.0}},
+    "paper": {"losses": PAPER},
+    "shuffled": {"losses": {"pixel": 1.0, "channel": 3.0}, "shuffled": True},
+    "unlabelled": {"losses": {"pixel": 1.0, "channel": 3.0}, "unlabelled": True},
+    "alone-time": {"as_long_as": "unlabelled"},
+}
+TEACHER = "teacher:0"
+HEADLINE = ("alone", "unlabelled", "alone-time")
+# 0.975 quantiles of Student's t by degrees of freedom.
+T = {1: 12.71, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parse(arguments)
+    try:
+        if args.what == "table":
+            sys.stdout.write(table(args.work))
+        elif args.job:
+            run_job(args, *args.job.rsplit(":", 1))
+        else:
+            run_all(args)
+    except SegcliError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return error.exit_code
+    return 0
+
+
+# --- jobs ------------------------------------------------------------------------------------
+
+
+def chains(args: argparse.Namespace) -> list[list[str]]:
+    """The jobs without a result, a list for each seed: of one seed each waits for the last."""
+    arms = [a for a in ARMS if args.labelled == "quarter" or not needs_rest(a)]
+    wanted = list(args.jobs)
+    for seed in range(0 if wanted else max(args.seeds, args.headline_seeds)):
+        wanted += [f"{a}:{seed}" for a in arms if seed < args.seeds or a in HEADLINE]
+    todo = [j for j in wanted if j != TEACHER and not result_path(args.work, j).is_file()]
+    seeds = dict.fromkeys(job.rsplit(":", 1)[1] for job in todo)
+    return [[j for j in todo if j.rsplit(":", 1)[1] == seed] for seed in seeds]
+
+
+def needs_rest(arm: str) -> bool:
+    return bool(ARMS[arm].get("unlabelled")) or "as_long_as" in ARMS[arm]
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """The teacher first, then every job without a result; a job that fails stops its seed."""
+    split_camvid(args)
+    if not result_path(args.work, TEACHER).is_file():
+        start(args, TEACHER)
+    with ThreadPoolExecutor(args.parallel) as pool:
+        list(pool.map(lambda chain: [start(args, job) for job in chain], chains(args)))
+
+
+def start(args: argparse.Namespace, job: str) -> None:
+    """Do a job in a process of its own."""
+    command = [sys.executable, __file__, "run", "--job", job, "--work", str(args.work)]
+    command += ["--weights", str(args.weights), "--labelled", args.labelled]
+    command += ["--steps", str(args.steps)]
+    # Two threads that wait for each other on a busy machine burn time that looks like work.
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    if subprocess.run(command, env=environment).returncode:
+        raise SegcliError(f"job {job} failed", file=args.work)
+    done = files.read_json(result_path(args.work, job))
+    now = time.strftime("%H:%M")
+    sys.stdout.write(f"{now} {job}: mIoU {done['miou']:.4f}, {done['cpu_seconds']:.0f} CPU s\n")
+    sys.stdout.flush()
+
+
+def result_path(work: Path, job: str) -> Path:
+    return work / "results" / f"{job.replace(':', '-')}.json"
+
+
+def split_camvid(args: argparse.Namespace) -> None:
+    """Write a prepared folder whose splits are `labelled`, `rest` and `val`."""
+    folder = args.work / "data"
+    if (folder / "manifest.json").is_file():
+        return
+    if args.prepared is None:
+        raise SegcliError("--prepared is needed once", hint="the folder of prepared CamVid")
+    whole = load_manifest(args.prepared)
+    train = whole.split("train")
+    count = len(train) // QUARTER if args.labelled == "quarter" else len(train)
+    parts = {"labelled": train[:count], "rest": train[count:], "val": whole.split("val")}
+    splits = {k: tuple(moved(s, whole, folder) for s in v) for k, v in parts.items()}
+    write_manifest(dataclasses.replace(whole, folder=folder.resolve(), splits=splits))
+
+
+def moved(sample: Sample, whole: Manifest, folder: Path) -> Sample:
+    """The sample with a copy of its label below `folder`, as a manifest demands."""
+    label = folder.resolve() / sample.label.relative_to(whole.folder)
+    label.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(sample.label, label)
+    return dataclasses.replace(sample, label=label, one_hot=None, packed=None)
+
+
+def run_job(args: argparse.Namespace, arm: str, seed: str) -> None:
+    """Train one arm with one seed from the start, and write its result."""
+    import torch
+
+    from segcli.environment import keep_freed_memory
+    from segcli.recipes.train import train
+    from segcli.reporting.events import NullReporter, Reporters
+    from segcli.reporting.jsonl import JsonLinesReporter
+
+    keep_freed_memory()
+    folder = args.work / "runs" / f"{arm}-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    config = config_of(args, arm, int(seed))
+    reporter = Reporters(NullReporter(), JsonLinesReporter(folder / "log.jsonl"))
+    started, cpu = time.perf_counter(), time.process_time()
+    result = train(
+        config,
+        folder=folder,
+        device=torch.device("cpu"),
+        reporter=reporter,
+        teach=teaching(args, config, arm),
+    )
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - started
+    reporter.done()
+    scores = files.read_json(folder / "last" / "checkpoint.json")["scores"]
+    figures = {"arm": arm, "seed": int(seed), "steps": result.steps, "miou": result.last_miou}
+    figures |= {"cpu_seconds": cpu, "seconds": wall, "threads": torch.get_num_threads()}
+    files.write_json(result_path(args.work, f"{arm}:{seed}"), {**figures, "scores": scores})
+
+
+def teaching(args: argparse.Namespace, config: Config, arm: str) -> Any:
+    """What `train` is to add to the student's run; None for those alone."""
+    if config.distill is None:
+        return None
+    from segcli.recipes.distill_data import find_extra
+    from segcli.recipes.distill_step import Distillation
+    from segcli.recipes.distill_teacher import Teacher, load_teacher
+
+    settings = config.distill
+
+    class Shuffled(Teacher):
+        """Says of every picture what it thinks of its neighbour in the batch."""
+
+        def __call__(self, images: Any) -> Any:
+            answer = super().__call__(images)
+            logits, features = answer.logits.roll(1, 0), answer.features.roll(1, 0)
+            return answer._replace(logits=logits, features=features)
+
+    teacher = load_teacher(args.work / "runs" / "teacher-0" / "last")
+    if ARMS[arm].get("shuffled"):
+        teacher = Shuffled(**vars(teacher))
+    return lambda run: Distillation(run, teacher, find_extra(settings, run.manifest))
+
+
+def config_of(args: argparse.Namespace, arm: str, seed: int) -> Config:
+    """The experiment of an arm; it is the same for all of them where they need not differ."""
+    per_epoch = len(load_manifest(args.work / "data").split("labelled")) // BATCH
+    steps = TEACHER_STEPS if arm == "teacher" else args.steps
+    epochs = max(1, round(steps / per_epoch))
+    if (other := ARMS.get(arm, {}).get("as_long_as")) is not None:
+        epochs = as_long_as(args.work, other, seed, epochs)
+    teacher = arm == "teacher"
+    width = 128 if teacher else 64
+    model = {"encoder": "mobilenet_v2", "width": width, "head_width": width}
+    model |= {"weights": str(args.weights)} if teacher else {"width_mult": 0.5}
+    value: dict[str, Any] = {
+        "data": {
+            "prepared": str(args.work / "data"),
+            "label_space": "camvid-11",
+            "train": ["labelled"],
+            "workers": 0,
+        },
+        "model": model,
+        "train": {
+            "stages": [{"size": [176, 240], "resize": 0.5, "epochs": epochs, "batch_size": BATCH}],
+            "optimizer": {"lr": 1.5e-3, "encoder_lr_factor": 0.3 if teacher else 1.0},
+            "loss": {"class_weights": "sqrt"},
+            "validate_every": 10_000,
+            # Fixed, for a measurement could choose otherwise for another arm.
+            "precision": "bf16",
+            "channels_last": True,
+            "seed": seed,
+        },
+        "eval": {"size": [180, 240]},
+    }
+    if losses := ARMS.get(arm, {}).get("losses"):
+        value["distill"] = {"losses": losses, "measure_every": 40}
+        if ARMS[arm].get("unlabelled"):
+            value["distill"]["unlabelled"] = ["rest"]
+    return parse_config(value)
+
+
+def as_long_as(work: Path, arm: str, seed: int, epochs: int) -> int:
+    """Epochs alone that take the CPU seconds that `arm` took with the same seed."""
+    paths = [result_path(work, f"{name}:{seed}") for name in ("alone", arm)]
+    alone, other = (files.read_json(path)["cpu_seconds"] for path in paths)
+    return round(epochs * other / alone)
+
+
+# --- results ---------------------------------------------------------------------------------
+
+
+def table(work: Path) -> str:
+    """Scores of every arm, and what it gained, in points and seed by seed, as Markdown."""
+    found: dict[str, dict[int, Any]] = {}
+    for path in sorted((work / "results").glob("*.json")):
+        value = files.read_json(path)
+        found.setdefault(value["arm"], {})[value["seed"]] = value
+    lines = [
+        "| arm | seeds | val mIoU-11 | against alone | against alone, same time | CPU s | steps |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for arm in ("teacher", *ARMS):
+        runs = found.get(arm)
+        if not runs:
+            continue
+        scores = [100 * r["miou"] for r in runs.values()]
+        spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+        cells = [arm, str(len(runs)), f"{statistics.mean(scores):.2f}{spread}"]
+        for other in ("alone", "alone-time"):
+            skip = arm in ("teacher", other) or other not in found
+            cells.append("" if skip else gain(runs, found[other]))
+        cells.append(f"{statistics.mean(r['cpu_seconds'] for r in runs.values()):.0f}")
+        cells.append(f"{statistics.mean(r['steps'] for r in runs.values()):.0f}")
+        lines.append(f"| {' | '.join(cells)} |")
+    note = "± is the standard deviation over seeds; brackets hold 95 % intervals of the mean"
+    return "\n".join([*lines, "", f"{note} of paired differences (Student's t)."]) + "\n"
+
+
+def gain(runs: dict[int, Any], base: dict[int, Any]) -> str:
+    """Mean paired difference in points, with its 95 % interval over the seeds of both."""
+    both = sorted(runs.keys() & base.keys())
+    differences = [100 * (runs[s]["miou"] - base[s]["miou"]) for s in both]
+    if not differences:
+        return ""
+    mean = statistics.mean(differences)
+    if len(differences) == 1:
+        return f"{mean:+.2f}"
+    half = T.get(len(both) - 1, 1.96) * statistics.stdev(differences) / math.sqrt(len(both))
+    verdict = "" if abs(mean) > half else ", noise?"
+    return f"{mean:+.2f} [{mean - half:+.2f}, {mean + half:+.2f}{verdict}]"
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What distillation gains on CamVid.")
+    parser.add_argument("what", choices=("run", "table"))
+    parser.add_argument("jobs", nargs="*", metavar="ARM:SEED", help="these jobs alone")
+    parser.add_argument("--work", type=Path, required=True, help="folder of data, runs, results")
+    parser.add_argument("--prepared", type=Path, help="prepared CamVid, camvid-11")
+    parser.add_argument("--weights", type=Path, help="ImageNet weights of MobileNetV2")
+    parser.add_argument("--labelled", choices=("quarter", "all"), default="quarter")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of every arm but alone-time")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--headline-seeds", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1, help="of a job")
+    parser.add_argument("--parallel", type=int, default=2, help="jobs at a time")
+    parser.add_argument("--job", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

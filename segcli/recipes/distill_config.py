@@ -1,0 +1,74 @@
+"""The student's experiment, completed by what the teacher's checkpoint says of its own."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from segcli.checkpoint import Checkpoint
+from segcli.config import Config, DistillConfig
+from segcli.config_file import read_config, resolve_config
+from segcli.data.manifest import FILE_NAME
+
+DEFAULT = "distill.yaml"
+
+
+def student_config(
+    name: str | None, teacher: Checkpoint, overrides: Sequence[str] = ()
+) -> tuple[Config, list[str]]:
+    """The config `name`, with the teacher's data where its own is not there.
+
+    Without a name the student is that of `distill.yaml`, and it trains as its teacher has
+    trained: on the same data, with the same stages, augmentation and optimiser.
+
+    Returns:
+        The config, whose `distill.teacher` is set, and what was decided, in lines to show.
+
+    Raises:
+        ConfigError: as `load_config` does.
+    """
+    path, value = read_config(name or DEFAULT)
+    said = []
+    if name is None and teacher.training:
+        _as_the_teacher(value, teacher)
+        said.append(f"the student of {DEFAULT}, trained as its teacher was: {teacher.path}")
+    config = resolve_config(copy.deepcopy(value), overrides, file=path)
+    prepared = str(teacher.data.get("prepared", ""))
+    if not _is_prepared(config.data.prepared) and _is_prepared(prepared):
+        value.setdefault("data", {})["prepared"] = prepared
+        if name is None:
+            value["data"]["label_space"] = None
+        said.append(f"data of the teacher's checkpoint: {prepared}")
+    distill = value.setdefault("distill", {}) or {}
+    value["distill"] = {**distill, "teacher": str(teacher.path.resolve())}
+    return resolve_config(value, overrides, file=path), said
+
+
+def control_config(config: Config) -> Config:
+    """The same student's without a teacher: coarse labels stay, unlabelled pictures go."""
+    settings = config.distill or DistillConfig()
+    value = config.to_dict()
+    del value["distill"]
+    if settings.coarse and settings.coarse_weight > 0:
+        own = settings.model_dump(mode="json")
+        value["distill"] = {**own, "teacher": None, "losses": {}, "unlabelled": []}
+    return resolve_config(value)
+
+
+def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> None:
+    """Put the teacher's data, training and evaluation in the place of a config's."""
+    trained = copy.deepcopy(teacher.training)
+    for section in ("data", "train", "eval"):
+        if section in trained:
+            value[section] = trained[section]
+    model, theirs = value.setdefault("model", {}), trained.get("model", {})
+    if theirs.get("weights") is None:
+        model["weights"] = None
+    elif theirs.get("encoder") == model.get("encoder"):
+        model["weights"] = theirs["weights"]
+
+
+def _is_prepared(folder: str) -> bool:
+    return bool(folder) and (Path(folder) / FILE_NAME).is_file()
