@@ -17,7 +17,7 @@ from segcli.data.images import read_image, read_label
 from segcli.data.manifest import Sample
 from segcli.errors import UsageError
 from segcli.inference.predictor import Predictor
-from segcli.recipes.stress import _EXTRA, _WEATHER, kinds_trained_on, report_stress, stress_audit
+from segcli.recipes.stress import _EXTRA, _WEATHER, kinds_trained_on, stress_audit
 from segcli.reporting.events import NullReporter
 
 
@@ -155,7 +155,7 @@ def test_the_warning_and_the_table(predictor: Predictor, samples: tuple[Sample, 
     assert len(listener.warnings) == 1
     assert "fog" in listener.warnings[0] and "noise" not in listener.warnings[0]
     assert found["trained_on"] == {"fog": "train.augment.weather"}
-    report_stress(listener, found)
+    assert len(listener.tables) == 1
     title, columns, rows = listener.tables[0]
     assert "* a kind" in title
     assert columns == ["stress", "severity 1", "severity 3", "worst class"]

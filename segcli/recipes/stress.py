@@ -105,8 +105,7 @@ def stress_audit(
     result = {"images": len(samples), "seed": seed, "severities": list(severities), **result}
     result["trained_on"] = {k: v for k, v in kinds_trained_on(training or {}).items() if k in kinds}
     result["warnings"] = _warnings(result["trained_on"])
-    for warning in result["warnings"]:
-        reporter.warning(warning)
+    _report(reporter, result)
     return result
 
 
@@ -126,21 +125,6 @@ def kinds_trained_on(training: Mapping[str, Any]) -> dict[str, str]:
         if used:
             seen.setdefault(kind, f"train.augment.extra: {used[0]}")
     return {kind: seen[kind] for kind in STRESSES if kind in seen}
-
-
-def report_stress(reporter: Reporter, result: Mapping[str, Any]) -> None:
-    """A table of kinds by severity: share of the clean mIoU that is kept, in percent."""
-    severities = [str(s) for s in result["severities"]]
-    rows = []
-    for kind, by in result["kinds"].items():
-        mark = " *" if kind in result["trained_on"] else ""
-        cells = [_percent(by[s]["kept"]) for s in severities]
-        rows.append([kind + mark, *cells, _percent(_worst_class(by[severities[-1]]))])
-    title = f"share of the clean mIoU ({_percent(result['clean']['miou'])} %) kept, %"
-    if result["trained_on"]:
-        title += "; * a kind that training has shown"
-    columns = ["stress", *(f"severity {s}" for s in severities), "worst class"]
-    reporter.table(title, columns, rows)
 
 
 def _conditions(kinds: Sequence[str], severities: Sequence[int]) -> list[tuple[str, int]]:
@@ -236,6 +220,23 @@ def _warnings(trained_on: Mapping[str, str]) -> list[str]:
         f"training has shown {', '.join(trained_on)} ({keys}), drawn by other code: what is kept "
         "there tells of weather drawn otherwise, not of weather never seen"
     ]
+
+
+def _report(reporter: Reporter, result: Mapping[str, Any]) -> None:
+    """A table of kinds by severity: share of the clean mIoU that is kept, in percent."""
+    for warning in result["warnings"]:
+        reporter.warning(warning)
+    severities = [str(s) for s in result["severities"]]
+    rows = []
+    for kind, by in result["kinds"].items():
+        mark = " *" if kind in result["trained_on"] else ""
+        cells = [_percent(by[s]["kept"]) for s in severities]
+        rows.append([kind + mark, *cells, _percent(_worst_class(by[severities[-1]]))])
+    title = f"share of the clean mIoU ({_percent(result['clean']['miou'])} %) kept, %"
+    if result["trained_on"]:
+        title += "; * a kind that training has shown"
+    columns = ["stress", *(f"severity {s}" for s in severities), "worst class"]
+    reporter.table(title, columns, rows)
 
 
 def _percent(value: float | None) -> str:

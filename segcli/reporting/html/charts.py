@@ -139,6 +139,35 @@ def curve(
     return _svg(label, parts, width, height)
 
 
+def dot_plot(
+    label: str, points: Sequence[tuple[str, float | None, str]], mark: float | None
+) -> Html:
+    """Named rates as dots on one line each, around a dashed `mark`; (name, 0..1, tone)."""
+    known = [v for _, v, _ in points if v is not None] + ([] if mark is None else [mark])
+    low, high = min(known, default=0.0), max(known, default=1.0)
+    room = max(0.004, 0.15 * (high - low))
+    low, high = max(0.0, low - room), min(1.0, high + room)
+    left, right, line = 112, 52, 22
+    foot = line * len(points) + 8
+
+    def at(value: float) -> float:
+        return round(left + (value - low) / (high - low) * (_W - left - right), 2)
+
+    parts: list[Child] = []
+    for i, (name, value, tone) in enumerate(points):
+        y = 14 + i * line
+        parts.append(el("line", x1=left, x2=_W - right, y1=y, y2=y, class_="grid"))
+        parts.append(el("text", name, x=left - 10, y=y + 4, text_anchor="end"))
+        if value is not None:
+            shown = f"{100 * value:.2f}"
+            parts.append(_dot(at(value), y, el("title", f"{name}: {shown} %"), tone))
+            parts.append(el("text", shown, x=_W - right + 10, y=y + 4))
+    if mark is not None:
+        x = at(mark)
+        parts.insert(0, el("line", x1=x, x2=x, y1=4, y2=foot, class_="ideal"))
+    return _svg(label, parts, _W, foot + 4)
+
+
 class _Area:
     """The plotting area: from values up to `top` to view box units."""
 

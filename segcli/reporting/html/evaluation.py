@@ -16,6 +16,7 @@ from segcli.reporting.html.gallery import details_section, images_section
 from segcli.reporting.html.page import Section, document
 from segcli.reporting.html.scores import classes_section, matrix_section
 from segcli.reporting.html.summary import header
+from segcli.reporting.html.tta import tta_section
 
 
 def render_report(data: ReportData) -> str:
@@ -26,6 +27,7 @@ def render_report(data: ReportData) -> str:
         edges_section(data),
         critical_section(data),
         calibration_section(data),
+        tta_section(data),
         stress_section(data),
     ]
     sections: list[Section] = [classes_section(data), matrix_section(data)]

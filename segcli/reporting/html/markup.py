@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from html import escape
 
+_UNFIT = re.compile(r"[\x00-\x08\x0b-\x1f\ud800-\udfff]")
 _VOID = {"br", "hr", "img", "input", "link", "meta"}
 
 
@@ -20,14 +22,15 @@ Child = str | float | None | Iterable["Child"]
 def text(value: Child) -> Html:
     """Escaped text; markup stays as it is, None is nothing, and of an iterable all members.
 
-    Control characters, which no HTML may contain, become the replacement character.
+    Control characters, which no HTML may contain, and surrogates, as in file names that are
+    not UTF-8, become the replacement character.
     """
     if value is None:
         return Html("")
     if isinstance(value, Html):
         return value
     if isinstance(value, str):
-        return Html(escape("".join(c if c >= " " or c in "\n\t" else "\ufffd" for c in value)))
+        return Html(escape(_UNFIT.sub("\ufffd", value)))
     if isinstance(value, int | float):
         return Html(str(value))
     return Html("".join(text(member) for member in value))

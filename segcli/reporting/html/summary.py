@@ -8,6 +8,7 @@ from typing import Any
 from segcli.labels import LabelSpace
 from segcli.reporting.html.data import ReportData
 from segcli.reporting.html.markup import Html, el, number, percent, signed, text
+from segcli.reporting.html.tta import tta_finding
 
 
 def header(data: ReportData) -> Html:
@@ -27,11 +28,13 @@ def _facts(data: ReportData) -> Html:
     scores = data.scores
     count = scores.get("images")
     splits = ", ".join(str(s) for s in scores.get("splits") or ())
+    views = scores.get("views") or ()
     facts = {
         "images": f"{count:,} of {splits}" if splits else f"{count:,}",
         "classes": f"{data.space.num_classes} ({data.space.name})",
         "step": scores.get("step"),
         "precision": scores.get("precision"),
+        "views": f"{len(views)} averaged" if len(views) > 1 else None,
         "checkpoint": scores.get("checkpoint"),
         "data": scores.get("prepared"),
     }
@@ -75,6 +78,7 @@ def findings(data: ReportData) -> list[Html]:
         _overconfident(scores.get("calibration")),
         _boundary(scores.get("boundary")),
         _missed(scores.get("critical")),
+        tta_finding(scores.get("tta")),
         _weather(scores.get("stress")),
     ]
     return [el("li", words, class_=tone) for tone, words in filter(None, found)]
