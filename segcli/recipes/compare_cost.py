@@ -14,12 +14,12 @@ import numpy as np
 
 from segcli import files
 from segcli.checkpoint import DESCRIPTION, load_checkpoint
-from segcli.errors import SegcliError
+from segcli.errors import CheckpointError, SegcliError
 from segcli.recipes.compare_runs import EvaluatedRun
 from segcli.reporting.events import Reporter
 
 # Points of a curve that a picture has room for.
-_POINTS = 300
+_POINTS = 100
 _ROUNDS, _SECONDS = 9, 8.0
 
 
@@ -75,7 +75,7 @@ def costs(
     Seconds are measured in turns, so that whatever else the machine does meets all of them.
     """
     size = _picture_size(runs)
-    models = [None if run.checkpoint is None else run.checkpoint for run in runs]
+    models = [run.checkpoint for run in runs]
     found: list[Cost | None] = []
     for path in models:
         try:
@@ -100,10 +100,12 @@ def _arithmetic(checkpoint: Path, size: tuple[int, int]) -> Cost:
     from segcli.models.build import build_model
     from segcli.models.summary import model_summary
 
-    description = files.read_json(checkpoint / DESCRIPTION)
+    config = files.read_json(checkpoint / DESCRIPTION, kind=CheckpointError).get("model_config")
+    if not isinstance(config, dict):
+        raise CheckpointError("checkpoint without 'model_config'", file=checkpoint / DESCRIPTION)
     # Shapes are all it takes: no memory is filled and no arithmetic done on this device.
     with torch.device("meta"):
-        model = build_model(**description["model_config"])
+        model = build_model(**config)
     summary = model_summary(model, [size])
     cost = summary.costs[0]
     return Cost(size, summary.parameters, cost.multiply_adds, cost.flops)
@@ -191,7 +193,7 @@ def _events(log: Path) -> Iterator[dict[str, Any]]:
 
 
 def _thinned(points: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
-    """At most 300 points, each the mean of its neighbours."""
+    """At most 100 points, each the mean of its neighbours."""
     every = -(-len(points) // _POINTS)
     groups = [points[i : i + every] for i in range(0, len(points), max(every, 1))]
     return tuple((g[-1][0], statistics.fmean(v for _, v in g)) for g in groups)

@@ -69,25 +69,33 @@ def sentence(result: Result, entry: Result) -> str:
 
 def caveats(result: Result, entry: Result) -> list[str]:
     """What the interval means, and what it does not cover."""
-    lines = [] if entry["identical"] else [_meaning(result, entry)]
-    if entry["images_alike"]:
-        lines.append(
-            f"Neighbouring images are alike (correlation {entry['alike']:.2f}), as frames of one "
-            f"drive are: they tell as much as {entry['effective_images']} independent ones, and "
-            "the interval is too narrow."
-        )
+    lines = ["" if entry["identical"] else meaning(result, entry)]
+    return [line for line in (*lines, dependence(entry), chance(result, entry)) if line]
+
+
+def dependence(entry: Result) -> str:
+    """A warning where images tell less than as many independent ones; "" otherwise."""
+    if not entry["images_alike"]:
+        return ""
+    return (
+        f"Neighbouring images are alike (correlation {entry['alike']:.2f}), as frames of one "
+        f"drive are: they tell as much as {entry['effective_images']} independent ones, and the "
+        "interval is too narrow."
+    )
+
+
+def chance(result: Result, entry: Result) -> str:
+    """How many classes would differ by chance alone; "" where none seems to."""
     sure = [e for e in entry["classes"].values() if e["verdict"] in ("better", "worse")]
     tested = sum(e["delta"]["low"] is not None for e in entry["classes"].values())
-    chance = tested * (1 - result["level"])
-    if sure and chance >= 0.5:
-        lines.append(
-            f"Of {tested} classes about {chance:.1f} would seem to differ by chance where none "
-            "does."
-        )
-    return lines
+    number = tested * (1 - result["level"])
+    if not sure or number < 0.5:
+        return ""
+    return f"Of {tested} classes about {number:.1f} would seem to differ by chance where none does."
 
 
-def _meaning(result: Result, entry: Result) -> str:
+def meaning(result: Result, entry: Result) -> str:
+    """What the interval is an interval over."""
     counts = {arm["name"]: len(arm["runs"]) for arm in result["arms"]}
     if entry["covers"] == "images":
         if entry["same_recipe"]:

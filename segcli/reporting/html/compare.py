@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from segcli.reporting.comparison import (
-    caveats,
+    chance,
     cost_cells,
+    dependence,
+    meaning,
     percent,
     plain_span,
     points,
@@ -60,11 +62,13 @@ def _header(result: Result, title: str) -> Html:
 def _headline(result: Result, entry: Result) -> Html:
     delta = entry["miou"]["delta"]
     says = f"points of mIoU, {100 * result['level']:g} % interval {span(delta)}"
-    return el("p", points(delta["value"]), el("small", says), class_="delta")
+    return el("p", points(delta["value"]), el("small", _wrapped(says)), class_="delta")
 
 
 def _finding(result: Result, entry: Result) -> Html:
-    return el("li", sentence(result, entry), class_=tone(entry["miou"]["verdict"]) or None)
+    return el(
+        "li", _wrapped(sentence(result, entry)), class_=tone(entry["miou"]["verdict"]) or None
+    )
 
 
 def _difference(result: Result, entry: Result, number: int, several: bool) -> Section:
@@ -86,11 +90,24 @@ def _difference(result: Result, entry: Result, number: int, several: bool) -> Se
         drawing,
         class_="chart forest",
     )
-    notes = [el("p", line, class_="note") for line in caveats(result, entry)]
-    listing = _difference_table(result, rows, before["name"], after["name"])
+    warning, by_chance = dependence(entry), chance(result, entry)
+    body = text(
+        [
+            el("p", _wrapped(warning), class_="note") if warning else None,
+            figure,
+            el("div", _difference_table(result, rows, before["name"], after["name"]), class_="gap"),
+            el("p", by_chance, class_="muted small gap-small") if by_chance else None,
+        ]
+    )
     title = f"{after['name']} against {before['name']}" if several else "Per class"
-    body = text([notes, figure, el("div", listing, class_="gap")])
-    return Section(f"difference-{number}", title, sentence(result, entry), body)
+    lead = sentence(result, entry) if entry["identical"] else meaning(result, entry)
+    short = after["name"] if several else ""
+    return Section(f"difference-{number}", title, _wrapped(lead), body, short)
+
+
+def _wrapped(line: str) -> str:
+    """The line with its units kept at their numbers where it wraps."""
+    return line.replace(" %", "\N{NO-BREAK SPACE}%").replace(" points", "\N{NO-BREAK SPACE}points")
 
 
 def _difference_table(
