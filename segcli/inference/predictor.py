@@ -209,6 +209,7 @@ class Predictor:
         """
         return upsample(*self.coarse(images, output_size))
 
+    @torch.inference_mode()
     def coarse(
         self, images: Sequence[Image], output_size: Size | None = None, view: View = PLAIN
     ) -> tuple[Tensor, Frame]:
