@@ -9,16 +9,15 @@ import pytest
 
 from segcli.labels import LabelClass, LabelSpace
 from segcli.metrics.bootstrap import (
-    ImageCounts,
     difference,
     draw_scores,
     effective_images,
-    image_counts,
     run_scores,
     seed_intervals,
     t_quantile,
 )
 from segcli.metrics.confusion import scores
+from segcli.metrics.image_counts import ImageCounts, image_counts
 
 
 def population(count: int, classes: int = 6, *, networks: int = 2, seed: int = 0):

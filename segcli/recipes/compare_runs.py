@@ -14,7 +14,7 @@ import numpy as np
 from segcli import files
 from segcli.checkpoint import DESCRIPTION
 from segcli.errors import DataError, LabelSpaceError, SegcliError, UsageError
-from segcli.metrics.bootstrap import ImageCounts, image_counts
+from segcli.metrics.image_counts import ImageCounts, image_counts
 from segcli.runs import find_checkpoint, is_best, run_folder
 
 IMAGES, SCORES = "images.json", "scores.json"
