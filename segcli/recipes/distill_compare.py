@@ -15,15 +15,9 @@ from numpy.typing import NDArray
 from segcli.data.manifest import Sample
 from segcli.inference.predictor import Predictor
 from segcli.labels import LabelSpace
-from segcli.metrics.bootstrap import (
-    ImageCounts,
-    Interval,
-    difference,
-    draw_scores,
-    image_counts,
-    run_scores,
-)
+from segcli.metrics.bootstrap import Interval, difference, draw_scores, run_scores
 from segcli.metrics.confusion import ConfusionMatrix
+from segcli.metrics.image_counts import ImageCounts, image_counts
 from segcli.recipes.evaluate import Loaded, evaluate_model
 from segcli.reporting.events import Reporter
 
