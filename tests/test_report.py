@@ -223,12 +223,14 @@ def test_layers_show_classes_exactly_and_nothing_where_ignored() -> None:
     red = (errors[..., :3] == (240, 72, 62)).all(-1)
     assert (red == wrong).all()
     assert decode(found.photo).shape == image.shape
-    large = picture("x", *(np.kron(a, np.ones((30, 30) + (1,) * (a.ndim - 2), np.uint8))
-                           for a in (image, truth, prediction)), SPACE)  # fmt: skip
-    assert large.size == (720, 960)
-    assert set(np.unique(decode(large.prediction)[..., :3].reshape(-1, 3), axis=0)[:, 0]) <= set(
-        SPACE.palette()[: SPACE.num_classes, 0]
-    )
+
+
+def test_a_large_picture_is_shrunk_and_its_classes_are_not_mixed() -> None:
+    truth = np.kron(np.array([[0, 3], [2, 1]], np.uint8), np.ones((500, 601), np.uint8))
+    found = picture("x", np.zeros((*truth.shape, 3), np.uint8), truth, truth, SPACE)
+    assert found.size == (799, 960)
+    colors = np.unique(decode(found.prediction)[..., :3].reshape(-1, 3), axis=0)
+    assert sorted(colors.tolist()) == sorted(SPACE.palette()[:4].tolist())
 
 
 def test_a_class_thumb_counts_its_class() -> None:
