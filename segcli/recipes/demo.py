@@ -11,18 +11,21 @@ from pathlib import Path
 
 from segcli import files
 from segcli.data.city import generate_city
+from segcli.data.city.write import DRIVE_RATE, drive_folder
 from segcli.errors import SegcliError
 from segcli.reporting.events import Reporter
 
 CITY = "city"
 COUNTS = {"train": 200, "val": 40, "train_extra": 20}
 SIZE = (256, 512)
-DRIVE_FRAMES = 30
+DRIVE_FRAMES = 51  # three seconds
+DRIVE = drive_folder(Path(CITY), 0)
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("prepare-labels", CITY),
     ("train", "demo_fpn.yaml"),
     ("eval",),
     ("predict", f"{CITY}/drives"),
+    ("video", DRIVE.as_posix(), "--smooth", "--fps", f"{DRIVE_RATE:g}"),
 )
 
 
@@ -81,6 +84,7 @@ def _show_where(folder: Path, seconds: float, reporter: Reporter) -> None:
         ["labels as pictures", f"{folder}/prepared/cityscapes-19/labels"],
         ["scores and error pictures", f"{run}/eval/val"],
         ["predicted drive", f"{folder}/predictions/overlays"],
+        ["the drive as a video", f"{folder}/videos/{DRIVE.name}.mp4"],
         ["curves", f"tensorboard --logdir {folder / 'runs'}"],
     ]
     reporter.message("")
