@@ -6,14 +6,12 @@ cells of the student's logits before their last upsampling. Fine pictures come f
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from segcli import distributed
 from segcli.config import DistillConfig
@@ -21,18 +19,13 @@ from segcli.data.dataset import StageBatches, TrainDataset
 from segcli.data.manifest import Sample
 from segcli.data.mixing import UNLABELLED, Extra, MixedBatches, MixedDataset
 from segcli.errors import CheckpointError, ConfigError
-from segcli.losses.cross_entropy import cross_entropy
-from segcli.losses.distillation import DistillationLoss
-from segcli.losses.targets import shrink_target
-from segcli.models.discriminator import Discriminator
-from segcli.models.segmenter import StrideOutput, TrainingOutput
 from segcli.recipes.distill_cockpit import Cockpit
+from segcli.recipes.distill_lessons import Lessons, Losses
 from segcli.recipes.distill_teacher import Teacher
 from segcli.recipes.training import Stage, Training, stage_at, stage_transform
 
 # Pictures of each kind on which shares of the gradient are measured.
 _MEASURED = 2
-Losses = dict[str, Tensor]
 
 
 class Distillation:
@@ -50,13 +43,11 @@ class Distillation:
 
     def __init__(self, run: Training, teacher: Teacher | None, extra: Extra) -> None:
         self.settings = run.config.distill or DistillConfig()
-        self.teacher = None if teacher is None else teacher.placed(run.device, run.precision)
         self.pictures = extra
-        self.ignore = run.label_space.ignore_index
         self.steps = round(run.total_steps * (1 - self.settings.fine_only)) if len(extra) else 0
         _check(run, extra)
-        run.model.shows_coarse = True
-        self.loss = self._build_loss(run)
+        asked = None if teacher is None else teacher.placed(run.device, run.precision)
+        self.lessons = Lessons(run, asked, extra)
         self.beside = self._build_optimizer(run)
         self.cockpit = Cockpit(run.reporter)
         self._live = False
@@ -65,31 +56,12 @@ class Distillation:
     def extra(self) -> Sequence[Sample]:
         return self.pictures.samples
 
-    def _build_loss(self, run: Training) -> DistillationLoss:
-        s, classes = self.settings, run.label_space.num_classes
-        weights = {} if self.teacher is None else s.losses
-        # Random weights of their own, so that the student's stay what they would be.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(run.config.train.seed + 1)
-            critic = Discriminator(classes, s.discriminator.width)
-            loss = DistillationLoss(
-                weights,
-                temperature={"pixel": s.pixel_temperature, "channel": s.channel_temperature},
-                ignore_index=self.ignore,
-                student_channels=_width(run.model),
-                teacher_channels=_width(self.teacher.model) if self.teacher else None,
-                discriminator=critic,
-                adversary=s.discriminator.loss,
-                count_over=run.loss.count_over,
-            )
-        return loss.to(run.device).train()
-
     def _build_optimizer(self, run: Training) -> torch.optim.Optimizer | None:
         groups = []
-        if self.loss.holistic is not None:
-            critic = list(self.loss.holistic.parameters())
+        if self.lessons.loss.holistic is not None:
+            critic = list(self.lessons.loss.holistic.parameters())
             groups.append({"params": critic, "lr": self.settings.discriminator.lr})
-        if adapter := self.loss.student_parameters():
+        if adapter := self.lessons.loss.student_parameters():
             groups.append({"params": adapter, "lr": run.config.train.optimizer.lr})
         # The betas of SAGAN (arXiv 1805.08318): momentum makes the two sides chase each other.
         return torch.optim.Adam(groups, betas=(0.0, 0.9)) if groups else None
@@ -102,7 +74,7 @@ class Distillation:
         dataset = MixedDataset(
             run.samples,
             self.pictures,
-            stage_transform(run.config, stage.config, self.ignore),
+            stage_transform(run.config, stage.config, run.label_space.ignore_index),
             void=self.settings.void,
             seed=seed,
             num_classes=run.label_space.num_classes,
@@ -149,7 +121,7 @@ class Distillation:
 
     def labels(self, target: Tensor) -> Tensor:
         """What the supervised loss sees: labels of fine pictures, and what is ignored."""
-        return target if target.ndim == 4 else target.masked_fill(target == UNLABELLED, self.ignore)
+        return self.lessons.labels(target)
 
     # --- step --------------------------------------------------------------------------------
 
@@ -159,7 +131,7 @@ class Distillation:
             self.beside.zero_grad(set_to_none=True)
         every = self.settings.measure_every
         shares = {}
-        if every and run.step % every == 0 and (self.loss.weights or len(self.pictures)):
+        if every and run.step % every == 0 and (self.lessons.loss.weights or len(self.pictures)):
             fine = self._fine(run, len(images), 1)
             some = [*range(min(fine, _MEASURED)), *range(fine, len(images))[:_MEASURED]]
             shares = self._shares(run, images[some], target[some], min(fine, _MEASURED))
@@ -170,7 +142,9 @@ class Distillation:
     def losses(self, run: Training, network: nn.Module, images: Tensor, target: Tensor) -> Losses:
         """Named losses of a part; ``taught`` is the weighted sum of all but the supervised."""
         fine = self._fine(run, len(images), stage_at(run).config.accumulate)
-        base, weighted, figures = self._all(run, network, images, target, fine)
+        base, weighted, figures = self.lessons.give(
+            run, network, images, target, fine=fine, live=self._live
+        )
         named = {**base, **figures}
         if weighted:
             named["taught"] = torch.stack(list(weighted.values())).sum()
@@ -181,107 +155,6 @@ class Distillation:
     def _fine(self, run: Training, count: int, parts: int) -> int:
         """How many of `count` pictures of a part are fine."""
         return count // 2 if run.step < self.steps else count
-
-    def _all(
-        self, run: Training, network: nn.Module, images: Tensor, target: Tensor, fine: int
-    ) -> tuple[Losses, Losses, Losses]:
-        """(supervised losses of the fine pictures, what is added, weighted; figures to log)."""
-        output: TrainingOutput = network(images)
-        with torch.autocast(images.device.type, enabled=False):
-            base = run.loss(
-                output.logits[:fine],
-                {name: level[:fine] for name, level in output.auxiliary.items()},
-                self.labels(target[:fine]),
-            )
-            student = output.coarse
-            if student is None:
-                raise ValueError("the student's network does not show its coarse logits")
-            logits = student.logits.float()
-            taught, weighted, figures = None, {}, {}
-            if self.loss.weights or (self.teacher is not None and self.pictures.coarse):
-                taught = self._ask(images, logits)
-            padded = _padded(target, images, student.padded_size, self.ignore)
-            if taught is not None and self.loss.weights:
-                weighted, figures = self._taught(run, student, taught, images, padded)
-            if fine < len(images) and self.pictures.coarse and self.settings.coarse_weight:
-                said = None if taught is None else taught.logits[fine:]
-                loss, more = self._coarse(run, logits[fine:], said, padded[fine:])
-                weighted["coarse"] = self.settings.coarse_weight * loss
-                figures.update(more)
-        return base, weighted, figures
-
-    def _ask(self, images: Tensor, logits: Tensor) -> StrideOutput:
-        """The teacher's answer on the same views, its logits in the student's cells."""
-        assert self.teacher is not None
-        answer = self.teacher(images)
-        if answer.logits.shape[-2:] == logits.shape[-2:]:
-            return answer
-        size = (logits.shape[-2], logits.shape[-1])
-        wide = F.interpolate(answer.logits.float(), size, mode="bilinear", align_corners=False)
-        return answer._replace(logits=wide)
-
-    def _taught(
-        self,
-        run: Training,
-        student: StrideOutput,
-        taught: StrideOutput,
-        images: Tensor,
-        target: Tensor,
-    ) -> tuple[Losses, Losses]:
-        """(weighted losses, figures) of all views, without what is ignored."""
-        known = target.sum(1) > 0 if target.ndim == 4 else target != self.ignore
-        valid = self.loss.mask(known, student.logits.shape[-2:], None)
-        images = _pad(images, student.padded_size, 0)
-        terms = self.loss(
-            student.logits, taught.logits, valid, student.features, taught.features, images
-        )
-        terms.pop("total")
-        weighted = {name: self.loss.weights[name] * value for name, value in terms.items()}
-        with torch.no_grad():
-            same = student.logits.max(1).indices == taught.logits.max(1).indices
-            agreement = (same & valid).sum() / valid.sum().clamp(min=1)
-        figures = {f"distill/{name}": value for name, value in terms.items()}
-        figures["distill/agreement"] = agreement
-        if self.loss.holistic is not None:
-            figures.update(self._criticise(run, student.logits, taught.logits, images, valid))
-        return weighted, figures
-
-    def _criticise(
-        self, run: Training, student: Tensor, teacher: Tensor, images: Tensor, valid: Tensor
-    ) -> Losses:
-        """The discriminator's side of the game; its gradient waits for `finish`."""
-        assert self.loss.holistic is not None
-        critic = self.loss.holistic
-        if not self._live:
-            critic = copy.deepcopy(critic)  # a measurement leaves it where it stands
-        terms = critic.discriminator_term(student, teacher, images, valid)
-        parts = stage_at(run).config.accumulate
-        (terms["total"] / parts).backward()  # type: ignore[no-untyped-call]
-        return {f"discriminator/{'loss' if k == 'total' else k}": v for k, v in terms.items()}
-
-    def _coarse(
-        self, run: Training, logits: Tensor, said: Tensor | None, target: Tensor
-    ) -> tuple[Tensor, Losses]:
-        """Cross-entropy against coarse labels, but where a confident teacher says otherwise."""
-        labels = shrink_target(target, logits.shape[-2:])
-        labelled = (labels != UNLABELLED) & (labels != self.ignore)
-        figures = {}
-        kept = labelled
-        if said is not None:
-            sure, says = torch.softmax(said.float(), 1).max(1)
-            differs = labelled & (says != labels)
-            kept = labelled & ~(differs & (sure >= self.settings.overrule))
-            count = labelled.sum().clamp(min=1)
-            figures["coarse/agreement"] = 1 - differs.sum() / count
-            figures["coarse/overruled"] = (labelled & ~kept).sum() / count
-        loss = cross_entropy(
-            logits,
-            labels.masked_fill(~kept, self.ignore),
-            ignore_index=self.ignore,
-            weight=run.loss.class_weights,
-            count_over=run.loss.count_over,
-        )
-        return loss, {"coarse/cross_entropy": loss, **figures}
 
     def finish(self, run: Training, finite: bool) -> None:
         """Let discriminator and adapter take their step, as the student has taken its own."""
@@ -299,7 +172,9 @@ class Distillation:
         """Share of each loss in the sum of all their gradients' norms, of a few pictures."""
         kept = [buffer.clone() for buffer in run.model.buffers()]
         with run.precision.autocast(run.device):
-            base, weighted, _ = self._all(run, run.model, images, target, fine)
+            base, weighted, _ = self.lessons.give(
+                run, run.model, images, target, fine=fine, live=False
+            )
         learnt = [p for p in run.model.parameters() if p.requires_grad]
         norms = []
         for value in (base["total"], *weighted.values()):
@@ -321,8 +196,8 @@ class Distillation:
     def state_dict(self) -> dict[str, Any]:
         """Which teacher, and the discriminator and adapter with their optimiser."""
         return {
-            "teacher": "" if self.teacher is None else self.teacher.digest,
-            "loss": self.loss.state_dict(),
+            "teacher": "" if self.lessons.teacher is None else self.lessons.teacher.digest,
+            "loss": self.lessons.loss.state_dict(),
             "optimizer": {} if self.beside is None else self.beside.state_dict(),
         }
 
@@ -336,7 +211,7 @@ class Distillation:
             hint = "give that one with --teacher, or start anew"
             raise CheckpointError("was trained by another teacher", file=path, hint=hint)
         try:
-            self.loss.load_state_dict(state["loss"])
+            self.lessons.loss.load_state_dict(state["loss"])
             if self.beside is not None:
                 self.beside.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
@@ -358,22 +233,3 @@ def _check(run: Training, extra: Extra) -> None:
         if stage.config.batch_size // run.world.size % stage.config.accumulate:
             what = f"train.stages.{number}.accumulate does not divide each process's pictures"
             raise ConfigError(what)
-
-
-def _width(model: nn.Module) -> int:
-    """Channels of the features that a segmenter shows."""
-    classifier = model.get_submodule("decoder.classifier")
-    return int(classifier.in_channels)  # type: ignore[arg-type]
-
-
-def _pad(x: Tensor, size: tuple[int, int], value: float) -> Tensor:
-    """`x` (..., H, W) with padding on the right and at the bottom to `size`."""
-    below, right = size[0] - x.shape[-2], size[1] - x.shape[-1]
-    return F.pad(x, (0, right, 0, below), value=value) if right or below else x
-
-
-def _padded(target: Tensor, images: Tensor, size: tuple[int, int], ignore: int) -> Tensor:
-    """A target with the padding of its picture, at its own resolution."""
-    (h, w), (th, tw) = images.shape[-2:], target.shape[-2:]
-    wanted = (round(size[0] * th / h), round(size[1] * tw / w))
-    return _pad(target, wanted, 0 if target.ndim == 4 else ignore)

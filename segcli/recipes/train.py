@@ -22,7 +22,6 @@ from segcli.errors import DataError
 from segcli.metrics.confusion import Scores
 from segcli.recipes.training import (
     Stage,
-    Teaching,
     Training,
     freeze,
     stage_data,
@@ -40,6 +39,7 @@ from segcli.recipes.training_probe import probe
 from segcli.recipes.training_setup import set_up, write_run_files
 from segcli.recipes.training_state import save_best, save_last
 from segcli.recipes.training_step import train_step
+from segcli.recipes.training_teaching import Teaching
 from segcli.recipes.training_validation import StopValidation, logged_scores, validate
 from segcli.reporting.events import Reporter
 from segcli.resources import memory_advice

@@ -23,7 +23,6 @@ from segcli.optim.average import WeightAverage
 from segcli.optim.optimizers import build_optimizer
 from segcli.optim.precision import Precision, candidates, choose_precision
 from segcli.recipes.training import (
-    Teaching,
     Training,
     build_from_config,
     forward_losses,
@@ -32,6 +31,7 @@ from segcli.recipes.training import (
     stage_transform,
 )
 from segcli.recipes.training_state import restore
+from segcli.recipes.training_teaching import Teaching
 from segcli.reporting.events import Reporter
 
 

@@ -1,0 +1,476 @@
+"""Distillation on the tiny city: teacher, extra pictures, losses, control, cockpit, resuming."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY
+from tiny_run import SPACE, make_run, one_thread, write_image
+
+from segcli import checkpoint
+from segcli.config import Config
+from segcli.config_file import load_config
+from segcli.data.dataset import StageBatches
+from segcli.data.manifest import load_manifest
+from segcli.data.mixing import UNLABELLED, Extra, MixedBatches, MixedDataset
+from segcli.data.transforms import TrainTransform
+from segcli.errors import CheckpointError, ConfigError, DataError, LabelSpaceError
+from segcli.recipes.distill import CONTROL, DistillResult, WeakTeacherError, distill
+from segcli.recipes.distill_cockpit import Cockpit
+from segcli.recipes.distill_config import control_config, student_config
+from segcli.recipes.distill_data import find_extra
+from segcli.recipes.distill_step import Distillation
+from segcli.recipes.distill_teacher import Teacher, describe_teacher, digest, load_teacher
+from segcli.recipes.train import TrainResult, train
+from segcli.recipes.training_guard import Interrupted
+from segcli.reporting.events import NullReporter, Reporter
+
+__all__ = ["one_thread"]
+
+CPU = torch.device("cpu")
+EVERYTHING = (
+    "distill.losses={pixel: 1, channel: 3, pairwise: 10, feature: 1, holistic: 0.1}",
+    "distill.coarse=[train_extra]",
+    "distill.unlabelled=[val]",
+    "distill.discriminator.width=4",
+    "distill.measure_every=2",
+    "distill.fine_only=0.3",
+    "train.stages=[{size: [32, 64], epochs: 2, batch_size: 4, accumulate: 2}]",
+    "model.dropout=0.2",
+)
+NOTHING = "distill.losses={pixel: 0, channel: 0}"
+
+
+class Listener(NullReporter):
+    """Keeps what it hears, and may send a signal when a step is reported."""
+
+    def __init__(self, stop_at: int = 0) -> None:
+        self.scalars: dict[str, list[float]] = {}
+        self.lines: list[str] = []
+        self.warnings: list[str] = []
+        self.stop_at = stop_at
+
+    def scalar(self, name: str, value: float, step: int) -> None:
+        self.scalars.setdefault(name, []).append(value)
+        if name == "loss/total" and step == self.stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def message(self, text: str) -> None:
+        self.lines.append(text)
+
+    def warning(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.fixture(scope="module")
+def teacher(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run folder of a network of another encoder and width than the student's."""
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    own = ["model.encoder=resnet18", "model.width_mult=1", "model.width=24", "model.head_width=24"]
+    settings = load_config("fpn.yaml", [*TINY, *own, f"data.prepared={tiny_prepared}"])
+    train(settings, folder=folder, device=CPU, reporter=NullReporter())
+    return folder
+
+
+def config(prepared: Path, *overrides: str) -> Config:
+    return load_config("fpn.yaml", [*TINY, f"data.prepared={prepared}", "distill={}", *overrides])
+
+
+def run(
+    prepared: Path,
+    folder: Path,
+    teacher: Path | Teacher,
+    *overrides: str,
+    reporter: Reporter | None = None,
+    resume: bool = False,
+) -> TrainResult:
+    """Distil without looking at the teacher first."""
+    settings = config(prepared, *overrides)
+    manifest = load_manifest(prepared)
+    assert settings.distill is not None
+    extra = find_extra(settings.distill, manifest)
+    taught = teacher if isinstance(teacher, Teacher) else load_teacher(teacher)
+    return train(
+        settings,
+        folder=folder,
+        device=CPU,
+        reporter=reporter or NullReporter(),
+        resume=folder / "last" if resume else None,
+        teach=lambda run: Distillation(run, taught, extra),
+    )
+
+
+def whole(
+    prepared: Path, folder: Path, teacher: Path, *overrides: str, **options: Any
+) -> DistillResult:
+    """Distil as the command does."""
+    reporter = options.pop("reporter", None) or NullReporter()
+    return distill(
+        config(prepared, *overrides),
+        folder=folder,
+        device=CPU,
+        reporter=reporter,
+        reporter_for=lambda place: NullReporter(),
+        teacher=teacher,
+        **options,
+    )
+
+
+def state(folder: Path) -> dict[str, Any]:
+    return checkpoint.load_resume(folder / "last")
+
+
+def same(a: Any, b: Any) -> bool:
+    """Equal to the last bit, whatever it is that tensors lie in."""
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(same, a, b))
+    return bool(a == b)
+
+
+def test_without_weights_it_is_plain_training_bit_for_bit(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    rich = ("model.dropout=0.2", "train.optimizer.clip_norm=1")
+    settings = load_config("fpn.yaml", [*TINY, *rich, f"data.prepared={tiny_prepared}"])
+    train(settings, folder=tmp_path / "plain", device=CPU, reporter=NullReporter())
+    run(tiny_prepared, tmp_path / "taught", teacher, NOTHING, *rich)
+    plain, taught = state(tmp_path / "plain"), state(tmp_path / "taught")
+    assert same(plain["model"], taught["model"])
+    assert same(plain["average"], taught["average"])
+    run(tiny_prepared, tmp_path / "other", teacher, *rich)
+    assert not same(plain["model"], state(tmp_path / "other")["model"])
+
+
+def test_the_teacher_stays_what_it_is_and_out_of_the_student(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    taught = load_teacher(teacher)
+    files = {p: p.read_bytes() for p in (teacher / "best").iterdir()}
+    before = {k: v.clone() for k, v in taught.model.state_dict().items()}
+    run(tiny_prepared, tmp_path / "run", taught, *EVERYTHING)
+    assert all(torch.equal(v, before[k]) for k, v in taught.model.state_dict().items())
+    assert any("running_mean" in name for name in before)
+    assert digest(taught.model) == taught.digest
+    assert not any(module.training for module in taught.model.modules())
+    assert all(p.grad is None for p in taught.model.parameters())
+    assert all(path.read_bytes() == data for path, data in files.items())
+    alone = tmp_path / "alone"
+    settings = load_config("fpn.yaml", [*TINY, f"data.prepared={tiny_prepared}"])
+    train(settings, folder=alone, device=CPU, reporter=NullReporter())
+    student = checkpoint.load_checkpoint(tmp_path / "run" / "last")
+    assert student.state_dict.keys() == checkpoint.load_checkpoint(alone / "last").state_dict.keys()
+
+
+def test_the_cockpit_shows_every_loss_its_share_and_the_discriminator(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    heard = Listener()
+    run(tiny_prepared, tmp_path / "run", teacher, *EVERYTHING, reporter=heard)
+    terms = ("pixel", "channel", "pairwise", "feature", "holistic")
+    for name in (*(f"distill/{t}" for t in terms), "distill/agreement", "coarse/agreement"):
+        assert np.isfinite(heard.scalars[name]).all(), name
+    assert {"discriminator/loss", "discriminator/accuracy"} <= heard.scalars.keys()
+    shares = [heard.scalars[f"share/{t}"] for t in ("supervised", "coarse", *terms)]
+    for row in zip(*(s[:2] for s in shares), strict=True):
+        assert sum(row) == pytest.approx(1)
+    # Steps 0, 2 and 4 are measured; of 6 the last two have fine pictures alone.
+    assert len(heard.scalars["share/pixel"]) == 3
+    assert len(heard.scalars["coarse/cross_entropy"]) == 4
+    assert len(heard.scalars["distill/pixel"]) == 6
+    assert any(line.startswith("losses (share") and "agrees" in line for line in heard.lines)
+    assert any(line.startswith("discriminator: teacher") for line in heard.lines)
+
+
+def test_total_is_the_sum_of_what_is_shown(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    heard = Listener()
+    plain = ("train.loss.auxiliary=0", "distill.coarse=[train_extra]", "distill.fine_only=0")
+    run(tiny_prepared, tmp_path / "run", teacher, *plain, reporter=heard)
+    s = heard.scalars
+    expected = (
+        np.array(s["loss/segmentation"])
+        + np.array(s["distill/pixel"])
+        + 3 * np.array(s["distill/channel"])
+        + 0.5 * np.array(s["coarse/cross_entropy"])
+    )
+    np.testing.assert_allclose(s["loss/total"], expected, rtol=1e-5)
+
+
+def test_a_loss_that_dominates_is_named_once() -> None:
+    heard = Listener()
+    cockpit = Cockpit(heard)
+    for step in range(5):
+        cockpit.note_shares({"supervised": 0.05, "channel": 0.95}, step)
+    assert len(heard.warnings) == 1
+    assert "'channel' dominates" in heard.warnings[0]
+    assert "distill.losses.channel" in heard.warnings[0]
+    for step in range(9):
+        cockpit.note_shares({"supervised": 0.95 - 0.3 * (step % 2), "pixel": 0.05}, step)
+    assert len(heard.warnings) == 1
+
+
+# --- data ------------------------------------------------------------------------------------
+
+
+def test_batches_are_half_fine_half_extra_and_fine_ones_keep_their_order() -> None:
+    place = {"epochs": 4, "first_epoch": 3, "seed": 5, "start": 0}
+    plain = StageBatches(10, 4, **place)
+    mixed = MixedBatches(10, 4, extra=7, drawn=12, until=5, **place)
+    seen: list[int] = []
+    for number in range(len(plain)):
+        tickets = mixed.batch(number)
+        assert tickets[:4] == plain.batch(number)
+        assert len(tickets) == (8 if number < 5 else 4)
+        seen += [index - 10 for _, index in tickets[4:]]
+    # 12 were drawn before: places 12 and 13 end an epoch of 7, then whole epochs follow.
+    assert sorted(seen[2:9]) == sorted(seen[9:16]) == list(range(7))
+    two = [
+        MixedBatches(10, 4, extra=7, drawn=12, until=5, rank=r, world=2, **place) for r in (0, 1)
+    ]
+    for number in (0, 4, 6):
+        one = mixed.batch(number)
+        halves = [part.batch(number) for part in two]
+        cut = len(halves[0]) // 2 if number < 5 else len(halves[0])
+        assert [t for h in halves for t in h[:cut]] == one[:4]
+        assert [t for h in halves for t in h[cut:]] == one[4:]
+
+
+def test_targets_tell_what_is_unlabelled_from_padding(tiny_prepared: Path) -> None:
+    manifest = load_manifest(tiny_prepared)
+    fine, coarse, blank = (manifest.split(n)[:1] for n in ("train", "train_extra", "val"))
+    # Half the size in a crop of the full one: at least half of every side is padding.
+    transform = TrainTransform((64, 128), scale=(0.5, 0.5), flip=0, color=0)
+    dataset = MixedDataset(fine, Extra((*coarse, *blank), 1), transform, seed=0, num_classes=19)
+    for index, values in ((0, "fine"), (1, "coarse"), (2, "unlabelled")):
+        _, target = dataset.view((0, index))
+        found = set(target.unique().tolist())
+        assert 255 in found
+        assert (UNLABELLED in found) == (values != "fine")
+        assert bool(found & set(range(19))) == (values != "unlabelled")
+        assert int((target != 255).sum()) <= 64 * 128 // 4
+    plain = MixedDataset(fine, Extra(), transform, seed=0, num_classes=19, void=True)
+    void = plain.view((0, 0))[1]
+    expected = dataset.view((0, 0))[1]
+    assert torch.equal(void.masked_fill(void == UNLABELLED, 255), expected)
+
+
+def test_extra_pictures_come_from_splits_folders_and_files(
+    tiny_prepared: Path, tmp_path: Path
+) -> None:
+    manifest = load_manifest(tiny_prepared)
+    write_image(tmp_path / "more" / "a" / "1.png", np.zeros((40, 60, 3), np.uint8))
+    write_image(tmp_path / "more" / "2.jpg", np.zeros((40, 60, 3), np.uint8))
+    names = f"[train_extra, {tmp_path / 'more'}, {tmp_path / 'more' / '2.jpg'}]"
+    settings = config(tiny_prepared, "distill.coarse=[train_coarse]", f"distill.unlabelled={names}")
+    assert settings.distill is not None
+    extra = find_extra(settings.distill, manifest)
+    coarse = len(manifest.split("train_coarse"))
+    assert (extra.coarse, len(extra)) == (coarse, coarse + 3 + 2 + 1)
+    assert len(find_extra(settings.distill, manifest, coarse_only=True)) == coarse
+    broken = settings.distill.model_copy(update={"unlabelled": ("nowhere",)})
+    with pytest.raises(DataError, match="neither a split nor a file or folder"):
+        find_extra(broken, manifest)
+
+
+def test_coarse_labels_are_dropped_where_a_sure_teacher_says_otherwise(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    class Sure(Teacher):
+        def __call__(self, images: Any) -> Any:
+            answer = super().__call__(images)
+            logits = torch.zeros_like(answer.logits)
+            logits[:, 0] = 50.0
+            return answer._replace(logits=logits)
+
+    def heard(kind: type[Teacher], *overrides: str) -> dict[str, list[float]]:
+        listener = Listener()
+        taught = kind(**vars(load_teacher(teacher)))
+        settings = (NOTHING, "distill.coarse=[train_extra]", *overrides)
+        run(tiny_prepared, tmp_path / str(len(overrides)), taught, *settings, reporter=listener)
+        return listener.scalars
+
+    found = heard(Sure)
+    disagreement = 1 - np.array(found["coarse/agreement"])
+    assert disagreement.max() > 0.1
+    np.testing.assert_allclose(found["coarse/overruled"], disagreement, atol=1e-6)
+    # Nothing is ever as sure as this.
+    timid = heard(Teacher, "distill.overrule=1")
+    assert max(timid["coarse/overruled"]) == 0
+
+
+def test_what_does_not_go_together_is_refused(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    with pytest.raises(ConfigError, match="no soft targets"):
+        run(tiny_prepared, tmp_path / "run", teacher, *EVERYTHING, "data.soft_targets=true")
+    other = make_run(tmp_path / "other", tiny_prepared, space=SPACE)
+    with pytest.raises(LabelSpaceError, match="teacher and data have different classes"):
+        whole(tiny_prepared, tmp_path / "run", other)
+    with pytest.raises(CheckpointError, match="no such run"):
+        whole(tiny_prepared, tmp_path / "run", tmp_path / "nowhere")
+    broken = make_run(tmp_path / "broken", tiny_prepared)
+    description = json.loads((broken / "checkpoint.json").read_text())
+    description["model_config"]["width"] = 16
+    body = {k: v for k, v in description.items() if k != "sha256"}
+    description["sha256"] = checkpoint._digest(body)
+    (broken / "checkpoint.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match="weights do not fit"):
+        load_teacher(broken)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+# --- the teacher is looked at, the student held to its control -----------------------------------
+
+
+def test_a_teacher_that_is_no_better_is_refused_unless_insisted_on(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    with pytest.raises(WeakTeacherError, match="no better than the student's own"):
+        whole(tiny_prepared, tmp_path / "run", teacher, baseline=teacher)
+    heard = Listener()
+    one = "train.stages=[{size: [32, 64], epochs: 1, batch_size: 12}]"
+    folder = tmp_path / "insisted"
+    whole(tiny_prepared, folder, teacher, one, baseline=teacher, insist=True, reporter=heard)
+    assert any("no better" in text for text in heard.warnings)
+    assert any(line.startswith("teacher: val mIoU") for line in heard.lines)
+
+
+def test_a_control_is_the_student_alone_and_known_the_next_time(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    heard = Listener()
+    options = {"control": True, "insist": True}
+    settings = ("distill.coarse=[train_extra]", "distill.unlabelled=[val]")
+    first = tmp_path / "runs" / "first"
+    result = whole(tiny_prepared, first, teacher, *settings, reporter=heard, **options)
+    assert any(line.startswith("teacher and coarse labels agree on") for line in heard.lines)
+    assert result.gain is not None
+    control = checkpoint.load_checkpoint(first / CONTROL / "last")
+    student = checkpoint.load_checkpoint(first / "last")
+    assert result.gain.control[0] == pytest.approx(control.scores["miou"])
+    assert result.gain.student[0] == pytest.approx(student.scores["miou"])
+    assert control.step == student.step
+    assert control.training["distill"]["losses"] == {}
+    second = tmp_path / "runs" / "second"
+    again = whole(tiny_prepared, second, teacher, *settings, reporter=heard, **options)
+    assert not (second / CONTROL).exists()
+    assert again.gain == result.gain
+    # Another student is another matter.
+    options["control"] = False
+    whole(tiny_prepared, tmp_path / "runs" / "third", teacher, "train.seed=3", **options)
+    assert sum(line.startswith("the student alone is known") for line in heard.lines) == 1
+
+
+def test_a_control_without_coarse_labels_is_plain_training(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    settings = config(tiny_prepared, "distill.unlabelled=[val]", "distill.coarse_weight=0")
+    assert control_config(settings).distill is None
+    folder = tmp_path / "run"
+    whole(tiny_prepared, folder, teacher, control=True, insist=True)
+    plain = load_config("fpn.yaml", [*TINY, f"data.prepared={tiny_prepared}"])
+    train(plain, folder=tmp_path / "plain", device=CPU, reporter=NullReporter())
+    assert same(state(folder / CONTROL)["model"], state(tmp_path / "plain")["model"])
+
+
+# --- which config ----------------------------------------------------------------------------
+
+
+def test_without_a_config_the_student_trains_as_its_teacher_did(
+    tiny_prepared: Path, teacher: Path, in_tmp: Path
+) -> None:
+    trained = describe_teacher(teacher)
+    found, said = student_config(None, trained)
+    assert found.data.prepared == str(tiny_prepared)
+    assert found.model.encoder == "mobilenet_v2"
+    assert found.model.weights is None
+    assert found.train.stages[0].size == (32, 64)
+    assert found.distill is not None
+    assert found.distill.teacher == str((teacher / "best").resolve())
+    assert len(said) == 1
+    named, said = student_config("demo_distill.yaml", trained, ["train.seed=4"])
+    assert named.data.prepared == str(tiny_prepared)
+    assert named.train.stages[0].size == (128, 256)
+    assert named.train.seed == 4
+    assert said == [f"data of the teacher's checkpoint: {tiny_prepared}"]
+
+
+# --- resuming --------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tiny_prepared: Path, teacher: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    run(tiny_prepared, folder, teacher, *EVERYTHING)
+    return folder
+
+
+@pytest.mark.parametrize("step, workers", [(1, 0), (3, 1), (4, 0), (5, 0)])
+def test_a_stopped_run_goes_on_to_the_same_bits_discriminator_included(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path, undisturbed: Path, step: int, workers: int
+) -> None:
+    folder, worker = tmp_path / "run", f"data.workers={workers}"
+    with pytest.raises(Interrupted, match=f"at step {step} of 6") as caught:
+        run(tiny_prepared, folder, teacher, *EVERYTHING, worker, reporter=Listener(step))
+    assert "segcli distill --resume" in str(caught.value)
+    run(tiny_prepared, folder, teacher, *EVERYTHING, worker, resume=True)
+    one, other = state(folder), state(undisturbed)
+    for part in ("model", "average", "optimizer", "teaching"):
+        assert same(one[part], other[part]), part
+    assert any("discriminator" in name for name in one["teaching"]["loss"])
+
+
+def test_another_teacher_or_none_does_not_go_on(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path, undisturbed: Path
+) -> None:
+    other = load_teacher(teacher)
+    with torch.no_grad():
+        next(other.model.parameters()).add_(1)
+    changed = Teacher(other.path, other.model, other.checkpoint, digest(other.model))
+    with pytest.raises(CheckpointError, match="another teacher"):
+        run(tiny_prepared, undisturbed, changed, *EVERYTHING, resume=True)
+    plain = config(tiny_prepared, *EVERYTHING)
+    with pytest.raises(CheckpointError, match="was trained with a teacher"):
+        train(
+            plain,
+            folder=undisturbed,
+            device=CPU,
+            reporter=NullReporter(),
+            resume=undisturbed / "last",
+        )
+
+
+def test_it_learns_from_its_teacher_alone(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    """A student with a large weight on the teacher comes to agree with it."""
+    heard = Listener()
+    settings = (
+        "train.stages=[{size: [64, 128], epochs: 30, batch_size: 12}]",
+        "train.augment={preset: none}",
+        "train.optimizer={lr: 5.0e-3, encoder_lr_factor: 1}",
+        "train.validate_every=30",
+        "distill.losses={pixel: 100}",
+        "distill.void=true",
+        "distill.measure_every=0",
+    )
+    run(tiny_prepared, tmp_path / "run", teacher, *settings, reporter=heard)
+    agreement = heard.scalars["distill/agreement"]
+    assert agreement[-1] > 0.9
+    assert agreement[-1] > agreement[0]
+    assert threading.active_count() >= 1
