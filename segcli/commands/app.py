@@ -19,6 +19,7 @@ from segcli.commands import (
     demo,
     distill,
     evaluate,
+    export,
     predict,
     prepare_labels,
     train,
@@ -42,6 +43,7 @@ app.command("eval")(evaluate.evaluate)
 app.command("compare")(compare.compare)
 app.command("predict")(predict.predict)
 app.command("video")(video.video)
+app.command("export")(export.export)
 app.command("demo")(demo.demo)
 
 

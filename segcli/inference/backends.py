@@ -55,8 +55,9 @@ def open_backend(
             file=path,
             hint="leave --precision out, or export it again",
         )
-    kind = OnnxBackend if path.suffix.lower() == ONNX else OpenVinoBackend
-    return kind(path, description, threads=threads)
+    if path.suffix.lower() == ONNX:
+        return OnnxBackend(path, description, threads=threads)
+    return OpenVinoBackend(path, description, threads=threads)
 
 
 class _Exported:
@@ -86,6 +87,10 @@ class _Exported:
         # A network is compiled for each shape, so the last batch's size must not be another.
         parts = [self._logits(picture[None].contiguous()) for picture in batch]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def pixel_bytes(self) -> float | None:
+        """Nobody can say: the libraries plan their memory by themselves."""
+        return None
 
     def _logits(self, picture: Tensor) -> Tensor:
         """uint8 (1, 3, H, W) to float32 (1, K, h, w)."""
