@@ -4,7 +4,8 @@
 
 Runs of `segcli train` on a city of postage stamps, with size progression, averaging, parts of
 batches, dropout, weather and 0 to 2 workers, get SIGKILL at random moments and are resumed until
-they end; the SHA-256 of all their weights has to be that of the undisturbed run. Then workers 0
+they end; the SHA-256 of all their weights has to be that of the undisturbed run. A fifth of them
+are runs of `segcli distill` with every loss; `--kinds distilled` has those alone. Then workers 0
 to 3 against each other, SIGTERM (exit code 143, at most one step lost), a limit on the size of
 files, and a full disk (a tmpfs; needs root). Exits with 1 where one of these does not hold.
 """
@@ -64,16 +65,27 @@ KINDS: dict[str, tuple[str, ...]] = {
         *(f"train.stages=[{STAGE}, {LAST}]", "train.checkpoint_minutes=0"),
         "train.loss.terms={ohem: 1, dice: 0.5}",
     ),
+    # By `segcli distill`: every loss, the discriminator with its own optimiser among them.
+    "distilled": (
+        "distill.losses={pixel: 1, channel: 3, pairwise: 10, feature: 1, holistic: 0.1}",
+        *("distill.discriminator.width=4", "distill.coarse=[train_extra]"),
+        *("distill.unlabelled=[val]", "distill.measure_every=3"),
+        *(f"train.stages=[{STAGE}, {LAST}]", "train.checkpoint_minutes=0"),
+    ),
 }
+TEACHER = "whole-progression-0"
 
 
 def arguments(prepared: Path, folder: Path, kind: str, workers: int, *more: str) -> list[str]:
+    teacher = ["--teacher", str(folder.parent / TEACHER)] if kind == "distilled" else []
+    command = "distill" if teacher else "train"
     if checkpoint.has_checkpoint(folder / "last"):
-        return ["train", "--resume", str(folder), "--device", "cpu"]
+        return [command, "--resume", str(folder), "--device", "cpu"]
     shutil.rmtree(folder, ignore_errors=True)
     settings = [*SMALL, *KINDS[kind], f"data.prepared={prepared}", f"data.workers={workers}", *more]
     words = [word for setting in settings for word in ("--set", setting)]
-    return ["train", "fpn.yaml", "--run-dir", str(folder), "--device", "cpu", *words]
+    run = ["--run-dir", str(folder), "--device", "cpu"]
+    return [command, "fpn.yaml", *teacher, *run, *words]
 
 
 def in_child(words: Sequence[str], output: Path, most_bytes: int | None) -> None:
@@ -102,7 +114,7 @@ def finish(process) -> int:
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of all weights, raw and averaged, of the optimiser's moments, and the step."""
+    """SHA-256 of all weights, raw and averaged, of moments, discriminator, and the step."""
     state = checkpoint.load_resume(folder / "last")
     total = hashlib.sha256(str(state["step"]).encode())
     for part in ("model", "average"):
@@ -112,6 +124,8 @@ def digest(folder: Path) -> str:
         for name, value in sorted(moments.items()):
             if torch.is_tensor(value):
                 total.update(f"{number}{name}".encode() + value.contiguous().numpy().tobytes())
+    for name, value in sorted(state.get("teaching", {}).get("loss", {}).items()):
+        total.update(name.encode() + value.contiguous().numpy().tobytes())
     return total.hexdigest()
 
 
@@ -127,11 +141,11 @@ def wait_for(condition, process) -> None:
 class Trial:
     """The tiny world, the undisturbed runs, and what went wrong."""
 
-    def __init__(self, root: Path, seed: int) -> None:
-        self.root, self.random = root, random.Random(seed)
+    def __init__(self, root: Path, seed: int, kinds: Sequence[str]) -> None:
+        self.root, self.random, self.kinds = root, random.Random(seed), list(kinds)
         self.prepared = root / "prepared"
         city = root / "city"
-        counts = {"train": 12, "val": 3, "train_extra": 0}
+        counts = {"train": 12, "val": 3, "train_extra": 2}
         generate_city(city, size=(64, 128), counts=counts, seed=1, drives=0, workers=1)
         prepare_labels(city, reporter=NullReporter(), out=self.prepared, workers=1)
         self.whole: dict[str, tuple[str, float]] = {}
@@ -144,6 +158,8 @@ class Trial:
 
     def undisturbed(self, kind: str, workers: int = 0) -> tuple[str, float]:
         """(digest, seconds of training) of a run that nobody touches."""
+        if kind == "distilled":
+            self.undisturbed("progression")  # the teacher
         key = f"{kind}-{workers}"
         if key not in self.whole:
             folder = self.root / f"whole-{key}"
@@ -158,7 +174,7 @@ class Trial:
 
     def killed(self, number: int, most: int) -> int:
         """Kill a run at random moments until it ends by itself; returns the kills."""
-        kind = list(KINDS)[number % len(KINDS)]
+        kind = self.kinds[number % len(self.kinds)]
         wanted, seconds = self.undisturbed(kind)
         folder, kills = self.root / f"killed-{number}", 0
         while True:
@@ -185,7 +201,7 @@ class Trial:
 
         Without a word no checkpoint would be written within an epoch here.
         """
-        kind = list(KINDS)[number % len(KINDS)]
+        kind = self.kinds[number % len(self.kinds)]
         wanted, seconds = self.undisturbed(kind)
         folder = self.root / f"stopped-{number}"
         rarely = "train.checkpoint_minutes=60"
@@ -288,11 +304,12 @@ def main() -> int:
     parser.add_argument("--starved", type=int, default=5)
     parser.add_argument("--workers", type=int, default=3, help="compare 0 to this many")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     options = parser.parse_args()
     torch.set_num_threads(1)
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        trial = Trial(Path(folder), options.seed)
+        trial = Trial(Path(folder), options.seed, options.kinds)
         for workers in range(1, options.workers + 1):
             same = trial.undisturbed("weather", workers)[0] == trial.undisturbed("weather")[0]
             trial.expect(same, f"{workers} workers give other weights than none")

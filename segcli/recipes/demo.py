@@ -26,6 +26,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("eval",),
     ("predict", f"{CITY}/drives"),
     ("video", DRIVE.as_posix(), "--smooth", "--fps", f"{DRIVE_RATE:g}"),
+    # Of a folder of runs the newest is meant. Last, for what is above takes the newest run too.
+    ("distill", "demo_distill.yaml", "--teacher", "runs", "--control"),
 )
 
 
@@ -78,13 +80,14 @@ def _run(arguments: Sequence[str], folder: Path, reporter: Reporter) -> None:
 
 def _show_where(folder: Path, seconds: float, reporter: Reporter) -> None:
     runs = sorted((folder / "runs").glob("*"), key=lambda p: p.stat().st_mtime)
-    run = runs[-1]
+    run = next((r for r in reversed(runs) if (r / "eval").is_dir()), runs[-1])
     rows = [
         ["the city", f"{folder / CITY}/leftImg8bit"],
         ["labels as pictures", f"{folder}/prepared/cityscapes-19/labels"],
         ["scores and error pictures", f"{run}/eval/val"],
         ["predicted drive", f"{folder}/predictions/overlays"],
         ["the drive as a video", f"{folder}/videos/{DRIVE.name}.mp4"],
+        ["what a small student gained", f"{runs[-1]}/gain.json"],
         ["curves", f"tensorboard --logdir {folder / 'runs'}"],
     ]
     reporter.message("")

@@ -25,7 +25,7 @@ from segcli.inference.predictor import Predictor
 from segcli.metrics.confusion import Scores
 from segcli.recipes.distill_compare import Gain, compare_with_control
 from segcli.recipes.distill_config import control_config
-from segcli.recipes.distill_data import find_extra
+from segcli.recipes.distill_data import find_extra, prepare_frames
 from segcli.recipes.distill_step import Distillation
 from segcli.recipes.distill_teacher import Teacher, load_teacher
 from segcli.recipes.evaluate import evaluate_model, evenly
@@ -106,6 +106,9 @@ def distill(
     manifest = load_manifest(config.data.prepared)
     job = Job(config, folder, device, world, manifest, reporter)
     taught = load_teacher(teacher, manifest.label_space, warn=reporter.warning)
+    if world.is_main:
+        prepare_frames(job.settings, manifest, reporter)
+    distributed.wait(world)
     extra = find_extra(job.settings, manifest)
     control = control or (folder / CONTROL).is_dir()
     alone = known_control(job)

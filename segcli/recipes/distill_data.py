@@ -10,6 +10,8 @@ from segcli.data.images import IMAGE_SUFFIXES
 from segcli.data.manifest import Manifest, Sample
 from segcli.data.mixing import Extra, unlabelled_sample
 from segcli.errors import DataError
+from segcli.recipes.distill_frames import extract_frames, frames_folder, is_video
+from segcli.reporting.events import Reporter
 
 
 def find_extra(settings: DistillConfig, manifest: Manifest, *, coarse_only: bool = False) -> Extra:
@@ -25,15 +27,28 @@ def find_extra(settings: DistillConfig, manifest: Manifest, *, coarse_only: bool
     samples = list(coarse)
     if not coarse_only:
         for name in settings.unlabelled:
-            samples += _unlabelled(name, manifest)
+            samples += _unlabelled(name, manifest, settings.frame_step)
     return Extra(tuple(samples), len(coarse))
 
 
-def _unlabelled(name: str, manifest: Manifest) -> Sequence[Sample]:
+def prepare_frames(settings: DistillConfig, manifest: Manifest, reporter: Reporter) -> None:
+    """Write the frames of all videos that a config names, where they are not there yet.
+
+    Raises:
+        DataError: a file that is no video, or a damaged one.
+    """
+    for name in settings.unlabelled:
+        if name not in manifest.splits and is_video(Path(name)) and Path(name).is_file():
+            extract_frames(Path(name), settings.frame_step, manifest.folder, reporter)
+
+
+def _unlabelled(name: str, manifest: Manifest, every: int) -> Sequence[Sample]:
     """The pictures of a split, whose labels are left alone, or those at a path."""
     if name in manifest.splits:
         return manifest.split(name)
     path = Path(name)
+    if path.is_file() and is_video(path):
+        path = frames_folder(path, every, manifest.folder)
     if path.is_file():
         files = [path]
     elif path.is_dir():

@@ -18,7 +18,7 @@ from segcli.losses.cross_entropy import cross_entropy
 from segcli.losses.distillation import DistillationLoss
 from segcli.losses.targets import shrink_target
 from segcli.models.discriminator import Discriminator
-from segcli.models.segmenter import StrideOutput, TrainingOutput
+from segcli.models.segmenter import Segmenter, StrideOutput, TrainingOutput
 from segcli.recipes.distill_teacher import Teacher
 from segcli.recipes.training import Training, stage_at
 
@@ -42,6 +42,8 @@ class Lessons:
         self.teacher = teacher
         self.has_coarse = extra.coarse > 0
         self.ignore = run.label_space.ignore_index
+        # Of an exported teacher the logits stand for its features.
+        self.features = teacher is not None and teacher.has_features
         run.model.shows_coarse = True
         self.loss = self._build_loss(run)
 
@@ -56,13 +58,21 @@ class Lessons:
                 weights,
                 temperature={"pixel": s.pixel_temperature, "channel": s.channel_temperature},
                 ignore_index=self.ignore,
-                student_channels=_width(run.model),
-                teacher_channels=_width(self.teacher.model) if self.teacher else None,
+                student_channels=_width(run.model) if self.features else None,
+                teacher_channels=_width(self.teacher.model)
+                if self.teacher and self.features
+                else None,
                 discriminator=critic,
                 adversary=s.discriminator.loss,
                 count_over=run.loss.count_over,
             )
         return loss.to(run.device).train()
+
+    def _channels(self, run: Training) -> dict[str, int]:
+        if self.teacher is None or not self.features:
+            return {}
+        widths = _width(run.model), _width(self.teacher.model)
+        return {"student_channels": widths[0], "teacher_channels": widths[1]}
 
     def labels(self, target: Tensor) -> Tensor:
         """What the supervised loss sees: labels of fine pictures, and what is ignored."""
@@ -130,9 +140,8 @@ class Lessons:
         known = target.sum(1) > 0 if target.ndim == 4 else target != self.ignore
         valid = self.loss.mask(known, student.logits.shape[-2:], None)
         images = _pad(images, student.padded_size, 0)
-        terms = self.loss(
-            student.logits, taught.logits, valid, student.features, taught.features, images
-        )
+        features = (student.features, taught.features) if self.features else (None, None)
+        terms = self.loss(student.logits, taught.logits, valid, *features, images)
         terms.pop("total")
         weighted = {name: self.loss.weights[name] * value for name, value in terms.items()}
         with torch.no_grad():
@@ -184,8 +193,10 @@ def _ask(teacher: Teacher, images: Tensor, logits: Tensor) -> StrideOutput:
     return answer._replace(logits=wide)
 
 
-def _width(model: nn.Module) -> int:
+def _width(model: object) -> int:
     """Channels of the features that a segmenter shows."""
+    if not isinstance(model, Segmenter):
+        raise TypeError("only a segmenter shows features")
     classifier = model.get_submodule("decoder.classifier")
     return int(classifier.in_channels)  # type: ignore[arg-type]
 

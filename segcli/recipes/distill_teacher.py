@@ -13,8 +13,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from segcli import files
 from segcli.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
 from segcli.errors import LabelSpaceError
+from segcli.exported import is_exported
+from segcli.inference.network import Backend
 from segcli.inference.predictor import Predictor
 from segcli.labels import LabelSpace
 from segcli.models.segmenter import Segmenter, StrideOutput
@@ -27,19 +30,30 @@ class Teacher:
     """A checkpoint's network in eval mode, without gradients, outside of any other module.
 
     Attributes:
-        digest: SHA-256 of weights and buffers, by name.
+        model: the network; of an exported file it is a back end, which has no features.
+        digest: SHA-256 of weights and buffers, by name, or of the exported file.
         precision: how it computes; that of the student's training, once that is known.
     """
 
     path: Path
-    model: Segmenter
+    model: Segmenter | Backend
     checkpoint: Checkpoint
     digest: str
     precision: Precision | None = None
 
+    @property
+    def has_features(self) -> bool:
+        return isinstance(self.model, Segmenter)
+
     @torch.no_grad()
     def __call__(self, images: Tensor) -> StrideOutput:
         """Logits `(N, K, H'/s, W'/s)` and features for uint8 `(N, 3, H, W)`."""
+        if not isinstance(self.model, Segmenter):
+            logits = self.model(images.contiguous()).to(images.device)
+            height, width = images.shape[-2:]
+            m = self.model.multiple
+            padded = (-(-height // m) * m, -(-width // m) * m)
+            return StrideOutput(logits, {}, padded, logits)
         if self.precision is None:
             return self.model.logits_at_stride(images)
         with self.precision.autocast(images.device):
@@ -58,8 +72,9 @@ class Teacher:
         )
 
     def placed(self, device: torch.device, precision: Precision) -> Teacher:
-        """On the student's device, in its arithmetic."""
-        self.model.to(device).to(memory_format=precision.memory_format)
+        """On the student's device, in its arithmetic; a back end stays where it runs."""
+        if isinstance(self.model, Segmenter):
+            self.model.to(device).to(memory_format=precision.memory_format)
         return dataclasses.replace(self, precision=precision)
 
 
@@ -79,6 +94,10 @@ def load_teacher(
     checkpoint = load_checkpoint(folder, warn=warn)
     if space is not None and (clause := checkpoint.label_space.difference(space)):
         raise LabelSpaceError(f"teacher and data have different classes, {clause}", file=folder)
+    if is_exported(folder):
+        from segcli.inference.backends import open_backend
+
+        return Teacher(folder, open_backend(folder), checkpoint, _digest_of_files(folder))
     model = build_from_checkpoint(checkpoint).requires_grad_(False)
     return Teacher(folder, model, checkpoint, digest(model))
 
@@ -86,6 +105,12 @@ def load_teacher(
 def describe_teacher(path: str | Path) -> Checkpoint:
     """What the checkpoint of a teacher says of itself; raises as `load_teacher` does."""
     return load_checkpoint(find_checkpoint(path))
+
+
+def _digest_of_files(path: Path) -> str:
+    """SHA-256 of an exported file and of those with its name beside it, weights among them."""
+    beside = sorted(path.parent.glob(f"{path.stem}.*"))
+    return files.sha256_bytes("".join(files.sha256_file(p) for p in beside).encode())
 
 
 def digest(model: torch.nn.Module) -> str:
