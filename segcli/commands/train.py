@@ -78,6 +78,8 @@ def train(
     elif preview:
         _preview(settings, run or runs / "preview")
     else:
+        if settings.distill is not None and resume is None:
+            typer.echo("without its teacher: segcli distill takes what 'distill' says")
         _train(settings, Folders(resume, run, runs, Path(str(config)).stem), device, world())
 
 

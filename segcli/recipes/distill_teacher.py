@@ -62,11 +62,14 @@ class Teacher:
     def predictor(self, device: torch.device) -> Predictor:
         """Predicts as the teacher's own run validated it, with these very weights."""
         stored = self.checkpoint.inference
+        usual = str(stored.get("precision", "fp32"))
+        if device.type == "cpu" and usual == "fp16":
+            usual = "fp32"
         return Predictor(
             self.model,
             self.checkpoint.label_space,
             device=device,
-            precision=str(stored.get("precision", "fp32")),
+            precision=usual,
             channels_last=bool(stored.get("channels_last", False)),
             size=stored.get("size"),
         )
