@@ -14,7 +14,8 @@ Scores are those of the last checkpoint on val (101 pictures), never of the best
 
 `run` works through all jobs that have no result yet, two at a time, each in a process of one
 thread; stopped and started again it goes on with the jobs it was at. `run ARM:SEED ...` does
-those alone. With `--labelled all` all 367 pictures are labelled, and no arm needs others.
+those alone. With `--labelled all` all 367 pictures are labelled, the teacher has 256 channels
+and twice the steps, and no arm needs other pictures.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from segcli.errors import SegcliError
 
 QUARTER = 4
 STEPS = 264
-TEACHER_STEPS = 440
+# Steps and channels of the teacher, by what is labelled: all deserves the larger one.
+TEACHERS = {"quarter": (440, 128), "all": (900, 256)}
 BATCH = 8
 PAPER = {"pixel": 1.0, "pairwise": 10.0, "holistic": 0.1}
 # Arm -> the distillation losses, and what else is special about it.
@@ -202,12 +204,13 @@ def teaching(args: argparse.Namespace, config: Config, arm: str) -> Any:
 def config_of(args: argparse.Namespace, arm: str, seed: int) -> Config:
     """The experiment of an arm; it is the same for all of them where they need not differ."""
     per_epoch = len(load_manifest(args.work / "data").split("labelled")) // BATCH
-    steps = TEACHER_STEPS if arm == "teacher" else args.steps
+    teacher = arm == "teacher"
+    teacher_steps, teacher_width = TEACHERS[args.labelled]
+    steps = teacher_steps if teacher else args.steps
     epochs = max(1, round(steps / per_epoch))
     if (other := ARMS.get(arm, {}).get("as_long_as")) is not None:
         epochs = as_long_as(args.work, other, seed, epochs)
-    teacher = arm == "teacher"
-    width = 128 if teacher else 64
+    width = teacher_width if teacher else 64
     model = {"encoder": "mobilenet_v2", "width": width, "head_width": width}
     model |= {"weights": str(args.weights)} if teacher else {"width_mult": 0.5}
     value: dict[str, Any] = {

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 from conftest import TINY
 from tiny_run import SPACE, make_run, one_thread, write_image
+from video_zoo import clip
 
 from segcli import checkpoint
 from segcli.config import Config
@@ -23,10 +25,11 @@ from segcli.data.manifest import load_manifest
 from segcli.data.mixing import UNLABELLED, Extra, MixedBatches, MixedDataset
 from segcli.data.transforms import TrainTransform
 from segcli.errors import CheckpointError, ConfigError, DataError, LabelSpaceError
+from segcli.inference.network import TorchBackend
 from segcli.recipes.distill import CONTROL, DistillResult, WeakTeacherError, distill
 from segcli.recipes.distill_cockpit import Cockpit
 from segcli.recipes.distill_config import control_config, student_config
-from segcli.recipes.distill_data import find_extra
+from segcli.recipes.distill_data import find_extra, prepare_frames
 from segcli.recipes.distill_step import Distillation
 from segcli.recipes.distill_teacher import Teacher, describe_teacher, digest, load_teacher
 from segcli.recipes.train import TrainResult, train
@@ -285,6 +288,58 @@ def test_extra_pictures_come_from_splits_folders_and_files(
         find_extra(broken, manifest)
 
 
+def test_frames_of_a_video_are_pictures_written_once(tiny_prepared: Path, tmp_path: Path) -> None:
+    prepared = tmp_path / "prepared"
+    shutil.copytree(tiny_prepared, prepared)
+    manifest = dataclasses.replace(load_manifest(tiny_prepared), folder=prepared)
+    video = clip(tmp_path / "tour.mp4", seconds=1, rate=10)
+    settings = config(
+        tiny_prepared, f"distill.unlabelled=[{video}]", "distill.frame_step=4"
+    ).distill
+    assert settings is not None
+    prepare_frames(settings, manifest, NullReporter())
+    extra = find_extra(settings, manifest)
+    assert [s.image.name for s in extra.samples] == [f"frame_{n:07d}.png" for n in (0, 4, 8)]
+    assert {s.size for s in extra.samples} == {(48, 64)}
+    folder = extra.samples[0].image.parent
+    first = {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()}
+    prepare_frames(settings, manifest, NullReporter())
+    assert {p.name: (p.stat().st_mtime_ns, p.read_bytes()) for p in folder.iterdir()} == first
+    (folder / "frame_0000004.png").unlink()
+    prepare_frames(settings, manifest, NullReporter())
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {
+        k: v for k, (_, v) in first.items()
+    }
+    video.write_bytes(video.read_bytes()[:-600])
+    with pytest.raises(DataError):
+        prepare_frames(settings, manifest, NullReporter())
+
+
+def test_an_exported_teacher_says_what_its_network_says(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    """A back end stands in for an exported file: it gives logits and has no features."""
+    network = load_teacher(teacher)
+    assert isinstance(network.model, torch.nn.Module)
+    backend = TorchBackend(network.model)
+    exported = dataclasses.replace(network, model=backend)
+    images = torch.randint(0, 256, (2, 3, 40, 70), dtype=torch.uint8)
+    one, other = network(images), exported(images)
+    assert one.padded_size == other.padded_size
+    torch.testing.assert_close(one.logits, other.logits)
+    heard = Listener()
+    losses = "distill.losses={pixel: 1, pairwise: 1, feature: 1}"
+    run(tiny_prepared, tmp_path / "run", exported, losses, reporter=heard)
+    assert np.isfinite(heard.scalars["distill/feature"]).all()
+    plain = Listener()
+    pixel = "distill.losses={pixel: 1}"
+    run(tiny_prepared, tmp_path / "a", exported, pixel, reporter=heard)
+    run(tiny_prepared, tmp_path / "b", network, pixel, reporter=plain)
+    np.testing.assert_allclose(
+        heard.scalars["distill/pixel"][-6:], plain.scalars["distill/pixel"], rtol=1e-4, atol=1e-7
+    )
+
+
 def test_coarse_labels_are_dropped_where_a_sure_teacher_says_otherwise(
     tiny_prepared: Path, tmp_path: Path, teacher: Path
 ) -> None:
@@ -473,4 +528,3 @@ def test_it_learns_from_its_teacher_alone(
     agreement = heard.scalars["distill/agreement"]
     assert agreement[-1] > 0.9
     assert agreement[-1] > agreement[0]
-    assert threading.active_count() >= 1
