@@ -148,6 +148,17 @@ def from_main(place: World, value: T) -> T:
     return result
 
 
+def from_all(place: World, value: T) -> list[T]:
+    """Every rank's `value`, any picklable object, in the order of ranks, on every rank."""
+    if place.size == 1:
+        return [value]
+    from torch import distributed
+
+    box: list[Any] = [None] * place.size
+    distributed.all_gather_object(box, value)
+    return box
+
+
 def add_up(place: World, tensor: Tensor) -> Tensor:
     """The sum of `tensor` over all ranks, in place; the same bits on each of them."""
     if place.size > 1:

@@ -22,6 +22,7 @@ from segcli.runlength import Runs, compress, find_runs
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, PALETTE, GREY_ALPHA, RGB_ALPHA = 0, 2, 3, 4, 6
+_LONGEST_TEXT = 1 << 16
 _DENSE = 8  # pixels per run, below which a label is noise
 _CHANNELS = {GREY: 1, RGB: 3, PALETTE: 1, GREY_ALPHA: 2, RGB_ALPHA: 4}
 
@@ -78,6 +79,38 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return b"".join(
         (struct.pack(">I", len(body)), kind, body, struct.pack(">I", zlib.crc32(kind + body)))
     )
+
+
+def with_text(data: bytes, keyword: str, text: str) -> bytes:
+    """The PNG `data` with a tEXt chunk right after its header; both strings are ASCII."""
+    end = len(SIGNATURE) + 25
+    body = keyword.encode("ascii") + b"\0" + text.encode("ascii")
+    return data[:end] + chunk(b"tEXt", body) + data[end:]
+
+
+def read_text(path: Path, keyword: str) -> str | None:
+    """What `with_text` put into the file at `path`; None where it is not there, or not whole.
+
+    The pixels are not read: the file has to begin with that text and to end as a PNG ends.
+    """
+    name = keyword.encode("ascii") + b"\0"
+    start = len(SIGNATURE) + 25
+    try:
+        with open(path, "rb") as file:
+            head = file.read(start + 8)
+            length, kind = struct.unpack_from(">I4s", head, start)
+            if head[:8] != SIGNATURE or kind != b"tEXt" or length > _LONGEST_TEXT:
+                return None
+            body = file.read(length + 4)
+            file.seek(-12, 2)
+            whole = file.read() == chunk(b"IEND", b"")
+    except (OSError, struct.error):
+        return None
+    text, checksum = body[:-4], body[-4:]
+    sound = whole and checksum == struct.pack(">I", zlib.crc32(kind + text))
+    if not sound or not text.startswith(name):
+        return None
+    return text[len(name) :].decode("ascii", "replace")
 
 
 def decode_indices(data: bytes, path: Path) -> NDArray[np.uint8]:

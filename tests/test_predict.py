@@ -1,6 +1,13 @@
-"""`segcli predict`: names, sizes, what is refused, what is left out."""
+"""`segcli predict`: names, sizes, what is refused, left out, skipped, and survives a kill."""
 
 from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,9 +19,12 @@ from typer.testing import CliRunner
 
 from segcli.commands.predict import predict
 from segcli.data.images import read_image
-from segcli.errors import DataError
+from segcli.errors import DataError, OutputError, UsageError
 from segcli.inference.predictor import Predictor
-from segcli.recipes.predict import find_jobs, predict_files
+from segcli.inference.tta import TTA
+from segcli.recipes.predict import predict_files
+from segcli.recipes.predict_inputs import find_jobs
+from segcli.recipes.predict_output import Wanted
 
 
 @pytest.fixture
@@ -51,21 +61,178 @@ def test_masks_and_overlays_at_the_pictures_own_size(world):
         assert overlay.shape == image.shape and (overlay != image).any()
 
 
+def contents(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
 def test_running_twice_gives_the_same_bytes_and_no_masks_of_masks(world):
     predict_files(["."], device="cpu")
-    files = {p: p.read_bytes() for p in (world / "predictions").rglob("*.png")}
-    predict_files(["."], device="cpu")
-    assert {p: p.read_bytes() for p in (world / "predictions").rglob("*.png")} == files
-    assert len(files) == 4
+    files = contents(world / "predictions")
+    assert predict_files(["."], device="cpu", redo=True).predicted == 2
+    assert contents(world / "predictions") == files
+    assert len(files) == 5
+
+
+def test_what_is_there_is_skipped_and_what_is_not_is_made(world):
+    first = predict_files(["in"], device="cpu")
+    assert (first.predicted, first.skipped) == (2, 0)
+    files = contents(world / "predictions")
+    again = predict_files(["in"], device="cpu")
+    assert (again.predicted, again.skipped) == (0, 2)
+    assert again.summary == first.summary and contents(world / "predictions") == files
+    (world / "predictions" / "overlays" / "b.png").unlink()
+    mask = world / "predictions" / "masks" / "deep" / "a.png"
+    mask.write_bytes(mask.read_bytes()[:-20])
+    assert predict_files(["in"], device="cpu").predicted == 2
+    assert contents(world / "predictions") == files
+
+
+def test_another_picture_network_or_option_is_predicted_again(world):
+    predict_files(["in"], device="cpu")
+
+    def predicted(**options):
+        return predict_files(["in"], device="cpu", **options).predicted
+
+    assert predicted(wanted=Wanted(opacity=0.3)) == 2
+    assert predicted(wanted=Wanted(opacity=0.3), tta=TTA(scales=(1.0,))) == 2
+    assert predicted(tile=(32, 32)) == 2 and predicted(tile=(32, 32)) == 0
+    write_image(world / "in" / "b.png", blocks(9, 41, 67))
+    assert predicted(tile=(32, 32)) == 1
+    make_run(world / "runs" / "demo", world, step=8)
+    assert predicted(tile=(32, 32)) == 2
+
+
+def test_confidence_rejection_and_shares(world):
+    sure = Predictor.from_checkpoint(world / "runs/demo/best", device="cpu").confident
+    label, confidence = (a[0] for a in sure([read_image(world / "in" / "b.png")]))
+    limit = float(np.median(confidence))
+    wanted = Wanted(confidence=True, reject_below=limit)
+    summary = predict_files(["in/b.png"], device="cpu", wanted=wanted).summary
+    with Image.open(world / "predictions" / "masks" / "b.png") as picture:
+        mask, palette = np.asarray(picture), np.array(picture.getpalette()).reshape(-1, 3)
+    assert (mask == np.where(confidence < limit, 255, label)).all()
+    assert not (palette[255] == palette[:4]).all(1).any(), "a colour of its own"
+    stored = cv2.imread(str(world / "predictions" / "confidence" / "b.png"), cv2.IMREAD_UNCHANGED)
+    assert stored.dtype == np.uint8 and np.abs(stored / 255 - confidence).max() < 0.51 / 255
+    entry = summary["images"][0]
+    assert entry["unsure"] == pytest.approx((mask == 255).mean(), abs=1e-6) and entry["unsure"] > 0
+    assert sum(entry["classes"].values()) + entry["unsure"] == pytest.approx(1, abs=1e-5)
+    for k, name in enumerate(SPACE.class_names):
+        assert entry["classes"].get(name, 0) == pytest.approx((mask == k).mean(), abs=1e-6)
+    assert entry["confidence"] == pytest.approx(confidence.mean(), abs=1e-5)
+    assert summary["unsure_index"] == 255 and entry["size"] == [41, 67]
+    assert json.loads((world / "predictions" / "predictions.json").read_text()) == summary
+    overlay = read_image(world / "predictions" / "overlays" / "b.png")
+    plain = read_image(world / "in" / "b.png")
+    assert (overlay[mask == 255] != plain[mask == 255]).any(1).mean() > 0.9
+
+
+def test_a_list_on_stdin_is_mirrored_below_its_common_folder(folder):
+    def listed(text):
+        jobs = find_jobs(["-"], folder / "out", io.BytesIO(text))
+        return sorted((job.name, str(job.image)) for job in jobs)
+
+    both = [("b", "in/b.png"), ("deep/a", "in/deep/a.jpg")]
+    assert listed(b"in/b.png\nin/deep/a.jpg\n") == both
+    assert listed(b"in/b.png\r\n\r\nin/deep/a.jpg") == both
+    assert listed(b"in/b.png\0in/deep/a.jpg\0") == both
+    assert listed(b"in/deep/a.jpg\n") == [("a", "in/deep/a.jpg")]
+    odd = b"in/new\nline.png\0in/\xff.png\0"
+    assert [name for name, _ in listed(odd)] == ["new\nline", "\udcff"]
+    with pytest.raises(DataError, match="no images"):
+        listed(b"\n")
+    with pytest.raises(UsageError, match="stdin"):
+        find_jobs(["-"], folder / "out")
+
+
+def test_a_missing_file_of_a_list_is_left_out(world):
+    text = io.BytesIO(b"in/b.png\nin/gone.png\n")
+    result = predict_files(["-"], device="cpu", stdin=text)
+    assert result.predicted == 1 and "gone.png" in str(result.failed[0])
+    assert result.summary["failed"][0]["image"] == "in/gone.png"
+
+
+def test_names_that_are_no_text(world):
+    name = os.fsencode(world / "in") + b"/\xff\n.png"
+    Path(os.fsdecode(name)).write_bytes((world / "in" / "b.png").read_bytes())
+    result = predict_files(["in"], device="cpu")
+    assert result.predicted == 3
+    assert result.summary["images"][-1]["mask"] == "masks/\\udcff\n.png"
+
+
+def test_links_in_the_output_folder_lead_nowhere(world, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    kept = elsewhere / "kept.png"
+    kept.write_bytes(b"mine")
+    masks = world / "predictions" / "masks"
+    masks.mkdir(parents=True)
+    (masks / "b.png").symlink_to(kept)
+    predict_files(["in/b.png"], device="cpu")
+    assert kept.read_bytes() == b"mine" and not (masks / "b.png").is_symlink()
+    (masks / "deep").symlink_to(elsewhere)
+    with pytest.raises(OutputError, match="a link leads out of the output folder"):
+        predict_files(["in"], device="cpu")
+    assert sorted(elsewhere.iterdir()) == [kept]
+
+
+def test_pictures_of_one_size_go_together_and_equal_single_ones(world):
+    for number in range(5):
+        write_image(world / "in" / "same" / f"{number}.png", blocks(number))
+    one = predict_files(["in/same"], device="cpu", out=Path("one"))
+    four = predict_files(["in/same"], device="cpu", out=Path("four"), batch_size=4)
+    assert [e["classes"] for e in four.summary["images"]] == [
+        e["classes"] for e in one.summary["images"]
+    ]
+    assert four.summary["classes"] == one.summary["classes"]
+
+
+def test_kills_and_a_full_disk_leave_the_same_files_or_none(world):
+    for number in range(4):
+        write_image(world / "in" / "more" / f"{number}.png", blocks(number, 40, 64))
+    script = Path(__file__).parent / "predict_kill.py"
+    run = subprocess.run(
+        [sys.executable, str(script), str(world)], capture_output=True, text=True, timeout=240
+    )
+    assert run.returncode == 0 and run.stdout == "", run.stdout + run.stderr
+    whole = contents(world / "whole")
+    assert len(whole) == 3 * 6 + 1 and contents(world / "killed") == whole
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does(world):
+    for number in range(7):
+        write_image(world / "in" / "more" / f"{number}.png", blocks(number, 40, 64))
+    (world / "in" / "broken.png").write_bytes(b"no picture")
+    words = ["-m", "segcli", "predict", "in", "--device", "cpu", "--batch-size", "2", "--out"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+    def start(*command, out):
+        return subprocess.run(
+            [sys.executable, *command, *words, out],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    alone = start(out="one")
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    shared = start(*launcher, out="two")
+    assert alone.returncode == 1 and "1 of 10 images" in alone.stderr
+    assert shared.returncode == 1 and "1 of 10 images" in shared.stderr
+    assert shared.stdout.count("predicted 9 images") == 1
+    assert contents(world / "two") == contents(world / "one")
 
 
 def test_what_inputs_may_be(folder):
     out = folder / "out"
     assert names(["in"], out) == ["b", "deep/a"]
     assert names(["in/b.png"], out) == ["b"]
-    assert names(["in/*"], out) == ["a", "b"]
-    assert names(["in/**/*.jpg"], out) == ["a"]
-    assert names(["in/**"], out) == ["a", "b"]
+    assert names(["in/*"], out) == ["b", "deep/a"]
+    assert names(["in/**/*.jpg"], out) == ["deep/a"]
+    assert names(["in/**"], out) == ["b", "deep/a"]
+    assert names(["in/de*/*"], out) == ["deep/a"]
+    assert names(["*/deep"], out) == ["in/deep/a"]
     assert names(["in/b.png", "./in/../in/b.png", "in/b.*"], out) == ["b"], "once each"
     write_image(folder / "in" / "[1].png", blocks(0))
     assert names(["in/[1].png"], out) == ["[1]"], "a name that looks like a glob"
@@ -136,3 +303,19 @@ def test_no_overlay_and_another_folder(world):
     assert "predicted 2 images" in run.stdout
     assert (world / "x" / "masks" / "deep" / "a.png").exists()
     assert not (world / "x" / "overlays").exists()
+
+
+def test_json_on_stdout_and_options_that_cannot_be_meant(world):
+    arguments = ["in", "--device", "cpu", "--json", "--tta", "--scales", "1", "--tile", "32x48"]
+    run = CliRunner().invoke(application(), arguments)
+    assert run.exit_code == 0, run.stderr
+    printed = json.loads(run.stdout)
+    assert printed["views"] == ["1x", "1x flipped"] and printed["tile"] == [32, 48]
+    assert [entry["mask"] for entry in printed["images"]] == ["masks/b.png", "masks/deep/a.png"]
+    for wrong in (["--tile", "big"], ["--tta", "--scales", "x"]):
+        run = CliRunner().invoke(application(), ["in", *wrong])
+        assert isinstance(run.exception, UsageError), wrong
+    again = CliRunner().invoke(application(), [*arguments[:3], "--no-overlay"])
+    assert "predicted 2" in again.stdout
+    again = CliRunner().invoke(application(), [*arguments[:3], "--no-overlay"])
+    assert "2 were there already" in again.stdout

@@ -66,7 +66,9 @@ def write_image(path: Path, image: np.ndarray) -> Path:
     return path
 
 
-def make_run(run: Path, prepared: Path, *, space: LabelSpace = SPACE, name: str = "best") -> Path:
+def make_run(
+    run: Path, prepared: Path, *, space: LabelSpace = SPACE, name: str = "best", step: int = 7
+) -> Path:
     """``run/best`` of a small untrained network; returns the checkpoint folder."""
     torch.manual_seed(0)
     config: dict[str, Any] = {**MODEL, "num_classes": space.num_classes, "width_mult": 0.25}
@@ -78,7 +80,7 @@ def make_run(run: Path, prepared: Path, *, space: LabelSpace = SPACE, name: str 
         "training": {},
         "data": {"prepared": str(prepared), "train": ["train"], "val": ["val"]},
         "scores": {},
-        "step": 7,
+        "step": step,
     }
     save_checkpoint(run / name, model.state_dict(), description)
     return run / name

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
-from segcli.commands.options import Device, Precision
+from segcli.commands.options import Device, Precision, views
 from segcli.errors import UsageError
-
-if TYPE_CHECKING:
-    from segcli.inference.tta import TTA
 
 
 class Ids(StrEnum):
@@ -139,9 +136,15 @@ def evaluate(
             from segcli.recipes.evaluate_run import evaluate_run
             from segcli.recipes.evaluate_setup import Extras
 
-            views = _views(scales, flip) if tta else None
+            averaged = views(scales, flip) if tta else None
             extras = Extras(
-                boundary is not False, calibration, report, views, stress, submission, official_json
+                boundary is not False,
+                calibration,
+                report,
+                averaged,
+                stress,
+                submission,
+                official_json,
             )
             common |= {"device": device, "precision": precision, "batch_size": batch_size}
             result, _ = evaluate_run(checkpoint, pictures=pictures, extras=extras, **common)
@@ -151,14 +154,3 @@ def evaluate(
         from json import dumps
 
         typer.echo(dumps(result, indent=2, ensure_ascii=False, allow_nan=False))
-
-
-def _views(scales: str | None, flip: bool) -> TTA:
-    from segcli.inference.tta import TTA
-
-    if scales is None:
-        return TTA(flip=flip)
-    try:
-        return TTA(flip=flip, scales=tuple(float(s) for s in scales.split(",")))
-    except ValueError:
-        raise UsageError(f"--scales takes numbers, not '{scales}'", hint="0.75,1,1.25") from None

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from segcli.errors import UsageError
+
+if TYPE_CHECKING:
+    from segcli.inference.tta import TTA
 
 Device = Annotated[
     str | None, typer.Option(help="cpu, cuda or cuda:N; CUDA is taken where there is one.")
@@ -12,3 +17,15 @@ Device = Annotated[
 Precision = Annotated[
     str | None, typer.Option(help="fp32, bf16 or fp16; default: as validated in training.")
 ]
+
+
+def views(scales: str | None, flip: bool) -> TTA:
+    """What `--tta` averages, of ``--scales 0.75,1,1.25`` and ``--flip``."""
+    from segcli.inference.tta import TTA
+
+    if scales is None:
+        return TTA(flip=flip)
+    try:
+        return TTA(flip=flip, scales=tuple(float(s) for s in scales.split(",")))
+    except ValueError:
+        raise UsageError(f"--scales takes numbers, not '{scales}'", hint="0.75,1,1.25") from None

@@ -2,62 +2,147 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from segcli.commands.options import Device, Precision
-from segcli.errors import DataError
+from segcli.commands.options import Device, Precision, views
+from segcli.errors import DataError, UsageError
+
+if TYPE_CHECKING:
+    from segcli.recipes.predict import PredictResult
+
+_Inputs = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="INPUT", help="Image files, folders (recursive), globs, or - for a list on stdin."
+    ),
+]
+_Checkpoint = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="RUN|CHECKPOINT",
+        help="A run, a checkpoint or an exported file; default: newest run's best.",
+    ),
+]
+_Out = Annotated[Path, typer.Option(help="Folder for masks/, overlays/ and predictions.json.")]
+_Opacity = Annotated[float, typer.Option(min=0.0, max=1.0, help="Of the colours over the picture.")]
+_Overlay = Annotated[
+    bool, typer.Option("--overlay/--no-overlay", help="Write overlays beside the masks.")
+]
+_Confidence = Annotated[
+    bool, typer.Option("--confidence", help="Write confidence/ too: grey PNGs, 255 is certain.")
+]
+_RejectBelow = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="P",
+        help="Pixels whose class has a probability below P are unsure: a colour of their own "
+        "and, in the mask, the value that training ignores.",
+    ),
+]
+_Tta = Annotated[
+    bool, typer.Option("--tta", help="Average flipped and scaled views: slower, better.")
+]
+_Scales = Annotated[
+    str | None, typer.Option(help="Scales of --tta; default: 0.75,1,1.25.", metavar="S,S")
+]
+_Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Flipped views in --tta.")]
+_Tile = Annotated[
+    str,
+    typer.Option(
+        metavar="auto|HxW", help="Tiles for large pictures; auto cuts them where memory is short."
+    ),
+]
+_BatchSize = Annotated[
+    int | None,
+    typer.Option(min=1, help="Pictures of one size at a time; default: 1, and 8 on CUDA."),
+]
+_Redo = Annotated[bool, typer.Option("--redo", help="Predict again what is there already.")]
+_Json = Annotated[
+    bool, typer.Option("--json", help="Print predictions.json on stdout, all else on stderr.")
+]
 
 
 def predict(
-    inputs: Annotated[
-        list[str],
-        typer.Argument(metavar="INPUT", help="Image files, folders (recursive) or globs."),
-    ],
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="RUN|CHECKPOINT", help="A run or a checkpoint; default: newest run's best."
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for masks/ and overlays/.")] = Path(
-        "predictions"
-    ),
-    opacity: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Of the colours over the picture.")
-    ] = 0.55,
-    overlay: Annotated[
-        bool, typer.Option("--overlay/--no-overlay", help="Write overlays beside the masks.")
-    ] = True,
+    inputs: _Inputs,
+    checkpoint: _Checkpoint = None,
+    out: _Out = Path("predictions"),
+    opacity: _Opacity = 0.55,
+    overlay: _Overlay = True,
+    confidence: _Confidence = False,
+    reject_below: _RejectBelow = None,
+    tta: _Tta = False,
+    scales: _Scales = None,
+    flip: _Flip = True,
+    tile: _Tile = "auto",
+    batch_size: _BatchSize = None,
+    redo: _Redo = False,
     device: Device = None,
     precision: Precision = None,
+    as_json: _Json = False,
 ) -> None:
-    """Predict pictures: indexed PNG masks (pixel = class index) and overlays with a legend."""
-    from segcli.recipes.predict import predict_files
-    from segcli.reporting.console import ConsoleReporter
+    """Predict pictures: indexed PNG masks (pixel = class index) and overlays with a legend.
 
-    reporter = ConsoleReporter()
+    Run again, it does what is missing. Started by torchrun, every process does a share.
+    """
+    from segcli.distributed import world
+    from segcli.recipes.predict import predict_files
+    from segcli.recipes.predict_output import Wanted
+    from segcli.reporting.console import ConsoleReporter
+    from segcli.reporting.events import NullReporter, Reporter
+
+    speaks = world().is_main
+    reporter: Reporter = ConsoleReporter(stderr=as_json) if speaks else NullReporter()
     try:
         result = predict_files(
             inputs,
             checkpoint=checkpoint,
             out=out,
-            opacity=opacity,
-            overlays=overlay,
+            wanted=Wanted(overlay, opacity, confidence, reject_below),
+            tta=views(scales, flip) if tta else None,
+            tile=_tile(tile),
+            batch_size=batch_size,
+            redo=redo,
             device=device,
             precision=precision,
             reporter=reporter,
         )
     finally:
         reporter.done()
-    if result.predicted:
-        rate = result.predicted / result.seconds
-        folders = f"{out / 'masks'}" + (f" and {out / 'overlays'}" if overlay else "")
-        typer.echo(f"predicted {result.predicted} images, {rate:.1f} images/s: {folders}")
+    if not speaks:
+        return
+    if as_json:
+        typer.echo(json.dumps(result.summary, indent=2, allow_nan=False))
+    else:
+        _tell(result, out, overlay=overlay, confidence=confidence)
     if result.failed:
-        total = result.predicted + len(result.failed)
+        total = result.predicted + result.skipped + len(result.failed)
         first = result.failed[0]
         what = f"{len(result.failed)} of {total} images could not be read, the first: {first.what}"
         raise DataError(what, file=first.file)
+
+
+def _tell(result: PredictResult, out: Path, *, overlay: bool, confidence: bool) -> None:
+    folders = ["masks"] + ["overlays"] * overlay + ["confidence"] * confidence
+    where = ", ".join(str(out / folder) for folder in folders)
+    if result.predicted:
+        rate = result.predicted / result.seconds
+        typer.echo(f"predicted {result.predicted} images, {rate:.1f} images/s: {where}")
+    if result.skipped:
+        hint = "" if result.predicted else f": {where}"
+        typer.echo(f"{result.skipped} were there already{hint} (--redo predicts them again)")
+
+
+def _tile(text: str) -> str | tuple[int, int]:
+    if text == "auto":
+        return text
+    size = re.fullmatch(r"(\d{2,5})[x×](\d{2,5})", text)
+    if size is None:
+        raise UsageError(f"--tile takes auto or HxW in pixels, not '{text}'", hint="512x1024")
+    return int(size[1]), int(size[2])

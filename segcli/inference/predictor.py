@@ -145,6 +145,12 @@ class Predictor:
         other.tta = tta
         return other
 
+    def with_tile(self, tile: str | Size) -> Predictor:
+        """The same predictor, weights shared, that shows the network other tiles."""
+        other = copy.copy(self)
+        other._network = Tiler(self.backend, tile)
+        return other
+
     def with_backend(self, backend: Backend) -> Predictor:
         """The same predictor around another network."""
         other = copy.copy(self)

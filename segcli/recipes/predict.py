@@ -1,125 +1,59 @@
-"""Prediction: pictures in, indexed PNG masks and colour overlays out."""
+"""Prediction: pictures in, indexed PNG masks and colour overlays out.
+
+Run again, it does what is missing: after a kill at whatever moment the end is the same files.
+For that pictures are predicted in the same company every time, in groups that are cut from the
+list of all; under torchrun each process takes its share of the groups.
+"""
 
 from __future__ import annotations
 
-import glob
-import os
+import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import cv2
-import numpy as np
-from numpy.typing import NDArray
-
-from segcli import files
-from segcli.data.images import IMAGE_SUFFIXES, read_image
-from segcli.errors import DataError, OutputError
+from segcli import distributed, files
+from segcli.checkpoint import DESCRIPTION
+from segcli.data.images import read_image
+from segcli.environment import resolve_device
+from segcli.errors import DataError
 from segcli.inference.predictor import Predictor
+from segcli.inference.tta import TTA
 from segcli.labels import LabelSpace
 from segcli.parallel import map_ahead
-from segcli.reporting import render
+from segcli.recipes.predict_inputs import CONFIDENCE, MASKS, OVERLAYS, STDIN, Job, find_jobs
+from segcli.recipes.predict_output import Outcome, Wanted, Writer, remove_leftovers, unsure_index
 from segcli.reporting.events import NullReporter, Reporter
 from segcli.runs import find_checkpoint
 
-MASKS, OVERLAYS = "masks", "overlays"
+if TYPE_CHECKING:
+    from segcli.distributed import World
+    from segcli.inference.geometry import Size
 
-
-@dataclass(frozen=True)
-class Job:
-    """A picture to predict, and its name below `masks/` and `overlays/`, without suffix."""
-
-    image: Path
-    name: str
-
-    @property
-    def file_name(self) -> str:
-        return f"{self.name}.png"
+SUMMARY = "predictions.json"
 
 
 @dataclass(frozen=True)
 class PredictResult:
-    """How many pictures were predicted, which could not be, and seconds in all."""
+    """What became of the pictures, over all processes.
+
+    Attributes:
+        predicted: how many were predicted now.
+        skipped: how many had been before.
+        failed: why the others could not be.
+        seconds: in all.
+        summary: what predictions.json holds.
+    """
 
     predicted: int
+    skipped: int
     failed: tuple[DataError, ...]
     seconds: float
-
-
-def find_jobs(inputs: Sequence[str], out: Path) -> list[Job]:
-    """Files, folders (recursively) and globs as pictures with a name each.
-
-    A file is named by its stem; what lies in a folder keeps its place below it. Earlier
-    results in `out` are not taken for input when a folder or a glob happens to hold them.
-
-    Raises:
-        DataError: nothing there, or two pictures whose results would have one name.
-    """
-    jobs: dict[Path, Job] = {}
-    for text in inputs:
-        found = list(_expand(text, out))
-        if not found:
-            raise DataError("no images here", file=text, hint=f"known: {' '.join(IMAGE_SUFFIXES)}")
-        for job in found:
-            jobs.setdefault(_real(job.image), job)
-    names: dict[str, Job] = {}
-    for job in jobs.values():
-        # Some file systems take a.png and A.png for one file.
-        other = names.setdefault(job.name.casefold(), job)
-        if other is not job:
-            raise DataError(
-                f"two images would be written as {job.file_name}",
-                file=job.image,
-                hint=f"the other is {other.image}; predict them into two --out folders",
-            )
-    for job in jobs.values():
-        for folder in (MASKS, OVERLAYS):
-            if _real(out / folder / job.file_name) in jobs:
-                raise DataError(
-                    "this image would be overwritten",
-                    file=out / folder / job.file_name,
-                    hint="choose another --out folder",
-                )
-    return list(jobs.values())
-
-
-def _expand(text: str, out: Path) -> Iterator[Job]:
-    path = Path(text)
-    if path.is_dir():
-        yield from _walk(path, out)
-    elif path.exists():
-        yield Job(path, path.stem)
-    elif glob.has_magic(text):
-        for name in sorted(glob.glob(text, recursive=True)):
-            match = Path(name)
-            if match.is_dir() and "**" not in text:
-                yield from _walk(match, out)
-            elif _is_image(match) and not _is_in(match, out):
-                yield Job(match, match.stem)
-    else:
-        raise DataError("no such file or folder", file=text)
-
-
-def _walk(folder: Path, out: Path) -> Iterator[Job]:
-    for path in sorted(folder.rglob("*")):
-        place = path.relative_to(folder)
-        hidden = any(part.startswith(".") for part in place.parts)
-        if _is_image(path) and not hidden and not _is_in(path, out):
-            yield Job(path, place.with_suffix("").as_posix())
-
-
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
-
-
-def _is_in(path: Path, out: Path) -> bool:
-    """Whether `path` is an earlier result."""
-    return any(_real(path).is_relative_to(_real(out / name)) for name in (MASKS, OVERLAYS))
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))
+    summary: dict[str, Any]
 
 
 def predict_files(
@@ -127,93 +61,228 @@ def predict_files(
     *,
     checkpoint: Path | None = None,
     out: Path = Path("predictions"),
-    opacity: float = 0.55,
-    overlays: bool = True,
+    wanted: Wanted | None = None,
+    tta: TTA | None = None,
+    tile: str | Size = "auto",
+    batch_size: int | None = None,
+    redo: bool = False,
     device: str | None = None,
     precision: str | None = None,
+    stdin: BinaryIO | None = None,
     reporter: Reporter | None = None,
 ) -> PredictResult:
     """Predict every picture of `inputs` and write its results below `out`.
 
     A picture that cannot be read is reported in a line and left out; the others are done.
+    Results that are there, of the same picture, network and options, are left as they are.
+    Under torchrun every process does its share, and the first one writes the summary.
 
     Args:
-        checkpoint: a run or a checkpoint; None takes the newest run's best.
-        opacity: of the classes' colours over the picture, 0..1.
-        overlays: write these beside the masks.
+        inputs: see `find_jobs`.
+        checkpoint: a run, a checkpoint or an exported file; None takes the newest run's best.
+        wanted: what to write; None takes masks and overlays.
+        tta: views to average.
+        tile: `auto`, or (h, w) of tiles for large pictures.
+        batch_size: pictures predicted together, if of one size; None takes 1, and 8 on CUDA.
+        redo: predict all of them again.
+        stdin: the list that ``-`` reads.
 
     Raises:
         CheckpointError, DataError, OutputError, UsageError.
     """
-    reporter = reporter or NullReporter()
-    jobs = find_jobs(inputs, out)
-    found = find_checkpoint(checkpoint)
-    predictor = Predictor.from_checkpoint(
-        found, device=device, precision=precision, warn=reporter.warning
-    )
-    writer = _Writer(out, predictor.label_space, opacity if overlays else None)
-    reporter.message(f"{found} on {len(jobs)} images")
-    failed: list[DataError] = []
+    reporter, wanted = reporter or NullReporter(), wanted or Wanted()
     start = time.perf_counter()
-    with reporter.progress("predict", len(jobs), unit="images") as progress:
-        done = map_ahead(writer.write, _predict(predictor, jobs))
-        for error in done:
-            if error is not None:
-                failed.append(error)
-                reporter.warning(f"left out: {error}")
-            progress.advance()
-    return PredictResult(len(jobs) - len(failed), tuple(failed), time.perf_counter() - start)
+    place = distributed.world()
+    several = place.size > 1 and device is None
+    where = resolve_device(device, place.local_rank if several else None)
+    with distributed.process_group(where):
+        # One process lists: a folder may change meanwhile, and a list can be read only once.
+        jobs, found = distributed.from_main(place, _prepare(place, inputs, out, stdin, checkpoint))
+        predictor = Predictor.from_checkpoint(
+            found, device=str(where), precision=precision, warn=reporter.warning, tta=tta
+        ).with_tile(tile)
+        count = batch_size or (8 if where.type == "cuda" else 1)
+        settings = _settings(found, predictor, tile, count)
+        writer = Writer(out, predictor.label_space, wanted, settings)
+        reporter.message(f"{found} on {len(jobs)} images")
+        work = _Work(predictor, writer, wanted, redo)
+        groups = [jobs[i : i + count] for i in range(0, len(jobs), count)]
+        mine = _run(work, place.share(groups), reporter)
+        parts = distributed.from_all(place, mine)
+    done = [outcome for part in parts for outcome in part]
+    place_of = {job.name: number for number, job in enumerate(jobs)}
+    done.sort(key=lambda outcome: place_of[outcome.job.name])
+    head = {"checkpoint": _text(found), **settings}
+    summary = _summary(done, wanted, head, predictor.label_space)
+    if place.is_main:
+        files.write_json(out / SUMMARY, summary)
+    failed = tuple(outcome.error for outcome in done if outcome.error is not None)
+    skipped = sum(outcome.error is None and not outcome.fresh for outcome in done)
+    predicted = len(done) - skipped - len(failed)
+    return PredictResult(predicted, skipped, failed, time.perf_counter() - start, summary)
+
+
+def _prepare(
+    place: World, inputs: Sequence[str], out: Path, stdin: BinaryIO | None, checkpoint: Path | None
+) -> tuple[list[Job], Path]:
+    if not place.is_main:
+        return [], Path()
+    if stdin is None and STDIN in inputs:
+        stdin = sys.stdin.buffer
+    jobs = find_jobs(inputs, out, stdin)
+    found = find_checkpoint(checkpoint)
+    remove_leftovers(out)
+    return jobs, found
+
+
+def _settings(
+    found: Path, predictor: Predictor, tile: str | Size, batch_size: int
+) -> dict[str, Any]:
+    """What the class maps depend on, beside the pictures."""
+    if found.is_dir():
+        weights = str(files.read_json(found / DESCRIPTION).get("sha256", ""))
+    else:
+        parts = (p for p in found.parent.glob(f"{found.stem}.*") if p.is_file())
+        weights = files.sha256_bytes("".join(sorted(map(files.sha256_file, parts))).encode())
+    return {
+        "weights": weights,
+        "label_space": predictor.label_space.name,
+        "precision": predictor.precision,
+        "views": [view.name for view in predictor.views],
+        "tile": tile if isinstance(tile, str) else list(tile),
+        "batch_size": batch_size,
+    }
 
 
 @dataclass(frozen=True)
-class _Outcome:
+class _Done:
+    """An outcome without pixels; `fresh` is what was made now."""
+
     job: Job
-    image: NDArray[np.uint8] | None = None
-    label: NDArray[np.uint8] | None = None
-    error: DataError | None = None
+    record: dict[str, Any] | None
+    error: DataError | None
+    fresh: bool
 
 
-def _predict(predictor: Predictor, jobs: Sequence[Job]) -> Iterator[_Outcome]:
-    for outcome in map_ahead(_read, jobs):
-        if outcome.image is None:
-            yield outcome
-        else:
-            label = predictor.predict(outcome.image)
-            yield _Outcome(outcome.job, outcome.image, label)
+@dataclass(frozen=True)
+class _Work:
+    """What is done to each group of pictures."""
+
+    predictor: Predictor
+    writer: Writer
+    wanted: Wanted
+    redo: bool
+
+    def read(self, group: Sequence[Job]) -> list[Outcome]:
+        """A group in memory, or the records of its results where all of them are there."""
+        known = [self._known(job) for job in group]
+        if all(o.record is not None or o.error is not None for o in known):
+            return known
+        # One that is there is predicted all the same: its company decides on the last bits.
+        return [o if o.error is not None else _read(o) for o in known]
+
+    def _known(self, job: Job) -> Outcome:
+        try:
+            origin = self.writer.origin(job.image)
+        except DataError as error:
+            return Outcome(job, error=error)
+        return Outcome(job, origin, record=None if self.redo else self.writer.record(job, origin))
+
+    def predict(self, group: Sequence[Outcome]) -> Iterator[Outcome]:
+        """The group with class maps, neighbours of one size together."""
+        for shape, part in groupby(group, lambda o: None if o.image is None else o.image.shape):
+            if shape is None:
+                yield from part
+                continue
+            batch = list(part)
+            images = [o.image for o in batch if o.image is not None]
+            if self.wanted.asks_confidence:
+                maps, sure = self.predictor.confident(images)
+                for o, label, confidence in zip(batch, maps, sure, strict=True):
+                    yield replace(o, label=label, sure=confidence)
+            else:
+                for o, label in zip(batch, self.predictor.predict_batch(images), strict=True):
+                    yield replace(o, label=label)
+
+    def write(self, outcome: Outcome) -> _Done:
+        if outcome.record is not None or outcome.error is not None:
+            return _Done(outcome.job, outcome.record, outcome.error, fresh=False)
+        return _Done(outcome.job, self.writer.write(outcome).record, None, fresh=True)
 
 
-def _read(job: Job) -> _Outcome:
+def _read(outcome: Outcome) -> Outcome:
     try:
-        return _Outcome(job, read_image(job.image))
+        return replace(outcome, image=read_image(outcome.job.image))
     except DataError as error:
-        return _Outcome(job, error=error)
+        return Outcome(outcome.job, error=error)
 
 
-class _Writer:
-    """Draws and writes the results of one picture; called from several threads."""
-
-    def __init__(self, out: Path, space: LabelSpace, opacity: float | None) -> None:
-        self._out, self._space, self._opacity = out, space, opacity
-        self._palette = space.palette()
-
-    def write(self, outcome: _Outcome) -> DataError | None:
-        image, label = outcome.image, outcome.label
-        if image is None or label is None:
-            return outcome.error
-        mask = render.label_png(label, self._palette)
-        name = outcome.job.file_name
-        files.write_bytes(self._out / MASKS / name, mask, durable=False)
-        if self._opacity is not None:
-            picture = render.overlay(image, label, self._palette, self._opacity)
-            classes = render.occurring(label, self._space)
-            picture = render.draw_legend(picture, self._space, classes)
-            path = self._out / OVERLAYS / name
-            files.write_bytes(path, _encode(picture, path), durable=False)
-        return None
+def _run(work: _Work, groups: Sequence[Sequence[Job]], reporter: Reporter) -> list[_Done]:
+    """Read ahead, predict here, write behind."""
+    done = []
+    total = sum(map(len, groups))
+    with reporter.progress("predict", total, unit="images") as progress:
+        predicted = (o for group in map_ahead(work.read, groups) for o in work.predict(group))
+        for outcome in map_ahead(work.write, predicted):
+            done.append(outcome)
+            if outcome.error is not None:
+                reporter.warning(f"left out: {outcome.error}")
+            progress.advance()
+    return done
 
 
-def _encode(picture: NDArray[np.uint8], path: Path) -> bytes:
-    ok, data = cv2.imencode(".png", picture[:, :, ::-1])
-    if not ok:
-        raise OutputError("cannot encode picture", file=path)
-    return bytes(data)
+def _summary(
+    done: Sequence[_Done], wanted: Wanted, head: dict[str, Any], space: LabelSpace
+) -> dict[str, Any]:
+    """The pictures and what is in them; the same for the same results, however often run."""
+    pixels: Counter[int] = Counter()
+    images = []
+    for outcome in done:
+        if outcome.record is None:
+            continue
+        images.append(_entry(outcome.job, outcome.record, wanted, space))
+        pixels.update(dict(outcome.record["pixels"]))
+    failed = [
+        {"image": _text(o.job.image), "error": _text(str(o.error))}
+        for o in done
+        if o.error is not None
+    ]
+    return {
+        **head,
+        "reject_below": wanted.reject_below,
+        "unsure_index": None if wanted.reject_below is None else unsure_index(space),
+        **_shares(pixels, wanted, space),
+        "images": images,
+        "failed": failed,
+    }
+
+
+def _entry(job: Job, record: dict[str, Any], wanted: Wanted, space: LabelSpace) -> dict[str, Any]:
+    return {
+        "image": _text(job.image),
+        "mask": _text(f"{MASKS}/{job.file_name}"),
+        "overlay": _text(f"{OVERLAYS}/{job.file_name}") if wanted.overlays else None,
+        "confidence_map": _text(f"{CONFIDENCE}/{job.file_name}") if wanted.confidence else None,
+        "size": record["size"],
+        "confidence": record["confidence"],
+        **_shares(Counter(dict(record["pixels"])), wanted, space),
+    }
+
+
+def _text(name: str | Path) -> str:
+    """A file name as valid UTF-8; bytes that are not come out as escapes."""
+    return str(name).encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _shares(pixels: Counter[int], wanted: Wanted, space: LabelSpace) -> dict[str, Any]:
+    """Shares of all pixels: of every class that occurs, and of what is unsure."""
+    total = sum(pixels.values()) or 1
+    unsure = pixels[unsure_index(space)] / total
+    return {
+        "classes": {
+            name: round(pixels[k] / total, 6)
+            for k, name in enumerate(space.class_names)
+            if pixels[k]
+        },
+        "unsure": None if wanted.reject_below is None else round(unsure, 6),
+    }
