@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from segcli.commands.options import Device, Precision
-
-if TYPE_CHECKING:
-    from segcli.recipes.video_make import VideoResult
 
 
 class View(StrEnum):
@@ -126,34 +123,8 @@ def video(
         )
     finally:
         reporter.done()
-    _tell(results)
-
-
-def _tell(results: list[VideoResult]) -> None:
-    """A line for every video; then what went wrong.
-
-    Raises:
-        SegcliError: of the first input that is not whole.
-    """
-    for result in results:
-        if result.path is None:
-            continue
-        rate = result.frames / max(result.seconds, 1e-9)
-        where = ", ".join(f"{name} {part:.0%}" for name, part in result.shares.items())
-        typer.echo(
-            f"{_plain(result.path)}: {result.frames} frames, {result.duration:.2f} s, "
-            f"made at {rate:.1f} fps ({where})"
-        )
-        if result.flicker is not None:
-            before, after = result.flicker
-            less = f", {1 - after / before:.0%} less" if before else ""
-            typer.echo(f"flicker {before:.2%} before smoothing, {after:.2%} after{less}")
     faults = [result.fault for result in results if result.fault is not None]
     for fault in faults[1:]:
         typer.secho(f"error: {fault}", fg="red", err=True)
     if faults:
         raise faults[0]
-
-
-def _plain(path: Path) -> str:
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(path))

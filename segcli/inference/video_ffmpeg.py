@@ -203,6 +203,7 @@ def reason(messages: Sequence[str]) -> str:
         ("does not contain any stream", "there is no video in it"),
         ("Cannot determine format", "not a video"),
         ("No space left on device", "no space left on the disk"),
+        ("exceeds specified max pixel count", f"more than {MAX_PIXELS} pixels a frame"),
         ("Invalid data found", "not a video, or a damaged one"),
     )
     for words, meaning in known:

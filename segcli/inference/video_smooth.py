@@ -83,6 +83,7 @@ class Smoother:
         self._strength = strength
         self._motion = Motion()
         self._mean: Tensor | None = None
+        self._said: Bytes | None = None
         self.before, self.after = Flicker(), Flicker()
 
     def update(self, image: Bytes, probabilities: Tensor | None, cut: bool) -> Bytes:
@@ -106,13 +107,21 @@ class Smoother:
             weight = _on_grid(step.trust, probabilities) * self._strength
             mean = torch.lerp(probabilities, carried, weight)
         self._mean = mean
-        if probabilities is not None:
-            self.before.update(_top(probabilities), step)
-            self.after.update(_top(mean), step)
+        self._measure(probabilities, mean, step)
         size = (image.shape[0], image.shape[1])
         # Logarithms of softmax differ from logits by what all classes share: resized between
         # pixels they give the class map that logits would.
         return class_map(mean.clamp_min(1e-8).log(), Lay(size, size, size)).cpu().numpy()
+
+    def _measure(self, probabilities: Tensor | None, mean: Tensor, step: Step | None) -> None:
+        """Count the flicker of what the network said, and of what is shown."""
+        if probabilities is not None:
+            self._said = _top(probabilities)
+        elif self._said is not None and step is not None:
+            self._said = moved_labels(self._said, step.flow)
+        if self._said is not None:
+            self.before.update(self._said, step)
+        self.after.update(_top(mean), step)
 
     def _carried(self, step: Step | None) -> Tensor | None:
         """The mean so far as it lies on the new picture."""

@@ -140,7 +140,7 @@ class _Maker:
             return self._result(path, self._writer)
 
     def _frames(self, target: Path) -> None:
-        title, total = _printable(self._job.name), self._source.total
+        title, total = printable(self._job.name), self._source.total
         with self._reporter.progress(title, total or 0, unit="frames") as progress:
             for item in self._pipeline.run(self._source):
                 with self._pipeline.clock.measure("encode"):
@@ -185,7 +185,8 @@ class _Maker:
         writer = self._writer
         assert writer is not None
         # The sound of a whole video is kept whole; beside a part of one it ends with it.
-        part = self._stop.is_set() or self._options.limit or self._source.fault()
+        cut = self._stop.is_set() or writer.count == self._options.limit
+        part = cut or self._source.fault() is not None
         temporary.unlink(missing_ok=True)
         done = add_audio(
             silent,
@@ -196,7 +197,7 @@ class _Maker:
             end=writer.end if part else None,
         )
         if not done:
-            self._reporter.warning(f"the sound cannot be kept: {_printable(self._job.text)}")
+            self._reporter.warning(f"the sound cannot be kept: {printable(self._job.text)}")
             temporary.unlink(missing_ok=True)
             silent.rename(temporary)
 
@@ -224,5 +225,6 @@ class _Maker:
         return DataError(f"{what}, made a video of {frames}{of} frames", file=self._job.text)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
+    """A name as it can be shown: control characters in it are replaced."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
