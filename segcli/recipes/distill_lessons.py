@@ -115,12 +115,13 @@ class Lessons:
             taught = None
             weighted: Losses = {}
             figures: Losses = {}
-            if self.teacher is not None and (self.loss.weights or self.has_coarse):
+            coarse = fine < len(images) and self.has_coarse and self.settings.coarse_weight > 0
+            if self.teacher is not None and (self.loss.weights or coarse):
                 taught = _ask(self.teacher, images, logits)
             padded = _padded(target, images, student.padded_size, self.ignore)
             if taught is not None and self.loss.weights:
                 weighted, figures = self._taught(run, student, taught, images, padded, live)
-            if fine < len(images) and self.has_coarse and self.settings.coarse_weight:
+            if coarse:
                 said = None if taught is None else taught.logits[fine:]
                 loss, more = self._coarse(run, logits[fine:], said, padded[fine:])
                 weighted["coarse"] = self.settings.coarse_weight * loss

@@ -43,6 +43,8 @@ class Distillation:
 
     def __init__(self, run: Training, teacher: Teacher | None, extra: Extra) -> None:
         self.settings = run.config.distill or DistillConfig()
+        if not _is_used(self.settings, extra):
+            extra = Extra()
         self.pictures = extra
         self.steps = round(run.total_steps * (1 - self.settings.fine_only)) if len(extra) else 0
         _check(run, extra)
@@ -60,9 +62,10 @@ class Distillation:
         groups = []
         if self.lessons.loss.holistic is not None:
             critic = list(self.lessons.loss.holistic.parameters())
-            groups.append({"params": critic, "lr": self.settings.discriminator.lr})
+            lr = self.settings.discriminator.lr
+            groups.append({"params": critic, "lr": lr, "name": "discriminator"})
         if adapter := self.lessons.loss.student_parameters():
-            groups.append({"params": adapter, "lr": run.config.train.optimizer.lr})
+            groups.append({"params": adapter, "lr": 0.0, "name": "adapter"})
         # The betas of SAGAN (arXiv 1805.08318): momentum makes the two sides chase each other.
         return torch.optim.Adam(groups, betas=(0.0, 0.9)) if groups else None
 
@@ -132,7 +135,7 @@ class Distillation:
         every = self.settings.measure_every
         shares = {}
         if every and run.step % every == 0 and (self.lessons.loss.weights or len(self.pictures)):
-            fine = self._fine(run, len(images), 1)
+            fine = self._fine(run, len(images))
             some = [*range(min(fine, _MEASURED)), *range(fine, len(images))[:_MEASURED]]
             shares = self._shares(run, images[some], target[some], min(fine, _MEASURED))
             self.cockpit.note_shares(shares, run.step)
@@ -141,7 +144,7 @@ class Distillation:
 
     def losses(self, run: Training, network: nn.Module, images: Tensor, target: Tensor) -> Losses:
         """Named losses of a part; ``taught`` is the weighted sum of all but the supervised."""
-        fine = self._fine(run, len(images), stage_at(run).config.accumulate)
+        fine = self._fine(run, len(images))
         base, weighted, figures = self.lessons.give(
             run, network, images, target, fine=fine, live=self._live
         )
@@ -152,8 +155,8 @@ class Distillation:
             self.cockpit.note_step(named)
         return named
 
-    def _fine(self, run: Training, count: int, parts: int) -> int:
-        """How many of `count` pictures of a part are fine."""
+    def _fine(self, run: Training, count: int) -> int:
+        """How many of `count` pictures, of a batch or a part of one, are fine."""
         return count // 2 if run.step < self.steps else count
 
     def finish(self, run: Training, finite: bool) -> None:
@@ -161,6 +164,10 @@ class Distillation:
         self._live = False
         if self.beside is None or not finite:
             return
+        rates = {group["name"]: group["lr"] for group in run.optimizer.param_groups}
+        for group in self.beside.param_groups:
+            if group["name"] == "adapter":
+                group["lr"] = rates.get("decoder", group["lr"])  # it is a part of the student
         parameters = [p for g in self.beside.param_groups for p in g["params"]]
         for gradient in (p.grad for p in parameters if p.grad is not None):
             distributed.add_up(run.world, gradient).div_(run.world.size)
@@ -217,6 +224,11 @@ class Distillation:
         except (RuntimeError, ValueError, KeyError) as error:
             text = " ".join(str(error).split())[:160]
             raise CheckpointError(f"has other losses than the config ({text})", file=path) from None
+
+
+def _is_used(settings: DistillConfig, extra: Extra) -> bool:
+    """Whether any loss looks at extra pictures; batch norm would, all the same."""
+    return any(settings.losses.values()) or bool(extra.coarse and settings.coarse_weight)
 
 
 def _check(run: Training, extra: Extra) -> None:
