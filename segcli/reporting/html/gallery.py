@@ -39,7 +39,7 @@ def _viewer(data: ReportData) -> Html:
     tools = el(
         "div",
         el("div", buttons, class_="segmented", role="group", aria_label="What to compare"),
-        el("label", "Colour", strength, for_="strength"),
+        el("label", "Opacity", strength, for_="strength"),
         class_="tools",
     )
     seen = [k for k in range(data.space.num_classes) if any(k in p.classes for p in data.worst)]

@@ -126,7 +126,7 @@ def _errors(truth: U8, prediction: U8, ignored: NDArray[np.bool_]) -> str:
     colors = np.full((*truth.shape, 3), (12, 14, 18), np.uint8)
     alpha = np.full(truth.shape, 150, np.uint8)
     wrong = (truth != prediction) & ~ignored
-    colors[wrong], alpha[wrong] = _MISSED, 225
+    colors[wrong], alpha[wrong] = _MISSED, 200
     return webp(hatch(colors, _opaque(ignored)), alpha)
 
 

@@ -103,7 +103,7 @@ def matrix_section(data: ReportData) -> Section:
         role="status",
         aria_live="polite",
     )
-    body = text([_matrix(data.scores, data.space), readout])
+    body = el("div", _matrix(data.scores, data.space), readout, class_="explorer")
     return Section("confusion", "Confusion matrix", lead, body, "Confusions")
 
 
