@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from segcli.commands.options import Device, Precision
+from segcli.commands.options import Device, Precision, views
 
 
 class View(StrEnum):
@@ -47,6 +47,10 @@ def video(
     tta: Annotated[
         bool, typer.Option("--tta", help="Average flipped and scaled views: slower, better.")
     ] = False,
+    scales: Annotated[
+        str | None, typer.Option(help="Scales of --tta; default: 0.75,1,1.25.", metavar="S,S")
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Flipped views in --tta.")] = True,
     every: Annotated[
         int,
         typer.Option(min=1, help="Predict every Nth frame; between, move the last result along."),
@@ -115,7 +119,7 @@ def video(
             inputs,
             checkpoint=checkpoint,
             out=out,
-            tta=tta,
+            tta=views(scales, flip) if tta else None,
             options=options,
             device=device,
             precision=precision,

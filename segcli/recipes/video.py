@@ -32,7 +32,7 @@ def make_videos(
     *,
     checkpoint: Path | None = None,
     out: Path = Path("videos"),
-    tta: bool = False,
+    tta: TTA | None = None,
     options: VideoOptions | None = None,
     device: str | None = None,
     precision: str | None = None,
@@ -42,7 +42,7 @@ def make_videos(
 
     Args:
         checkpoint: a run or a checkpoint; None takes the newest run's best.
-        tta: average flipped and scaled views of every frame.
+        tta: views of every frame to average; None is the plain one.
 
     Raises:
         CheckpointError, DataError, OutputError, UsageError.
@@ -57,7 +57,7 @@ def make_videos(
         device=device,
         precision=precision,
         warn=reporter.warning,
-        tta=TTA() if tta else None,
+        tta=tta,
     )
     results = []
     with _stop_in_order() as stop:
