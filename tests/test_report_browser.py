@@ -12,6 +12,7 @@ from tiny_report import HOSTILE, SPACE, evaluation, shown, write_tiny_report
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
+PATIENCE = 120_000  # ms, for machines that are busy with the rest of the suite
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 
 
@@ -24,7 +25,9 @@ def browser() -> Iterator[Any]:
         if found is None and not Path(own).exists():
             pytest.skip("no Chromium here: playwright install chromium, or a system package")
         # The sandbox of Chromium does not work for root, as in containers.
-        running = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        running = driver.chromium.launch(
+            executable_path=found, args=["--no-sandbox"], timeout=PATIENCE
+        )
         yield running
         running.close()
 
@@ -39,7 +42,7 @@ class Opened:
 
     def __init__(self, browser: Any, report: Path, **options: Any) -> None:
         self.context = browser.new_context(**options)
-        self.context.set_default_timeout(60_000)
+        self.context.set_default_timeout(PATIENCE)
         self.page = self.context.new_page()
         self.said: list[str] = []
         self.requests: list[str] = []
