@@ -85,7 +85,8 @@ class ExportedNetwork(nn.Module):
         # size there is no answer yet.
         x = F.pad(x, (0, -width % SIZE_MULTIPLE, 0, -height % SIZE_MULTIPLE))
         logits: Tensor = self.model.decoder(self.model.encoder(x)).logits
-        return logits.float()
+        # A cast of float32 to float32 would be recorded, and NNCF stumbles over one.
+        return logits if logits.dtype == torch.float32 else logits.float()
 
 
 def describe(checkpoint: Checkpoint, target: Target, size: Size | None) -> dict[str, Any]:
