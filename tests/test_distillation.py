@@ -245,11 +245,11 @@ def test_discriminator_learns_to_tell_teacher_from_student(adversary: str) -> No
     critic = Discriminator(K, width=8)
     loss = DistillationLoss({"holistic": 1.0}, discriminator=critic, adversary=adversary)  # type: ignore[arg-type]
     assert loss.holistic is not None
-    optimizer = torch.optim.Adam(critic.parameters(), lr=2e-3, betas=(0.5, 0.9))
+    optimizer = torch.optim.Adam(critic.parameters(), lr=4e-3, betas=(0.5, 0.9))
     s, t, valid = rand(4, K, 16, 16), 4 * rand(4, K, 16, 16, seed=1), torch.ones(4, 16, 16) > 0
     images = (rand(4, 3, 16, 16, seed=2).sigmoid() * 255).to(torch.uint8)
     before = float(loss(s, t, valid, images=images)["holistic"])
-    for _ in range(30):
+    for _ in range(15):
         optimizer.zero_grad()
         terms = loss.holistic.discriminator_term(s, t, images, valid)
         terms["total"].backward()
@@ -308,7 +308,9 @@ def overfit(weights: dict[str, float], steps: int) -> tuple[float, float]:
     [
         ({"pixel": 1.0}, 300),
         ({"pixel": 1.0, "channel": 3.0}, 600),
-        ({"pixel": 1.0, "pairwise": 1.0, "holistic": 0.001}, 200),
+        pytest.param(
+            {"pixel": 1.0, "pairwise": 1.0, "holistic": 0.001}, 200, marks=pytest.mark.slow
+        ),
     ],
     ids=["pixel", "default", "paper"],
 )
