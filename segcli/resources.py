@@ -14,6 +14,8 @@ from segcli.errors import SegcliError
 SHARED_MEMORY = Path("/dev/shm")
 PREFETCH = 4
 _FP32 = 4
+# See mallopt(3).
+_M_MMAP_THRESHOLD = -3
 
 
 class MemoryShortageError(SegcliError):
@@ -132,14 +134,15 @@ def free_memory() -> int | None:
     return min(known, default=None)
 
 
-def return_freed_memory() -> None:
-    """Give the holes between this process's blocks of memory back to the system.
+def leave_no_holes() -> None:
+    """From now on, give every block of 4 MiB and more back to the system when it is freed.
 
-    The C library keeps them for later, where tensors of other sizes do not fit: pictures at
-    six scales, one after the other, would leave twice the memory of the largest behind.
+    The GNU C library keeps holes of up to 32 MiB for later, where tensors of other sizes do
+    not fit: pictures at six scales, one after the other, would leave twice the memory of the
+    largest behind. It costs some page faults, so that nobody does it who need not.
     """
-    with suppress(OSError, AttributeError, TypeError):  # not the GNU C library
-        ctypes.CDLL(None).malloc_trim(0)
+    with suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 4 * 2**20)
 
 
 def peak_resident_bytes(*, reset: bool = False) -> int | None:

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 Map = NDArray[np.uint8]
+Counts = NDArray[np.int64]
 # Pixels by which maps are shifted at most: the padding of a network of stride 32, twice.
 REACH = 64
+_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -39,14 +41,14 @@ class Fit:
 
 
 class Alignment:
-    """Counts the agreement of pairs of maps at all shifts, over any number of pictures."""
+    """Counts the agreement of pairs of maps around their best shift, over many pictures."""
 
     def __init__(self, reach: int = REACH) -> None:
         self.reach = reach
-        # Rows: horizontal and vertical shifts of -reach..reach; agreeing pixels of all.
+        # Agreeing pixels and all pixels, for horizontal and vertical shifts of -reach..reach.
         self._same = np.zeros((2, 2 * reach + 1), np.int64)
         self._all = np.zeros((2, 2 * reach + 1), np.int64)
-        self._mirrored = 0
+        self._pixels = self._as_is = self._mirrored = 0
 
     def update(self, reference: Map, other: Map) -> None:
         """Count the pixels of two maps of one shape.
@@ -56,15 +58,34 @@ class Alignment:
         """
         if reference.shape != other.shape or reference.ndim != 2:
             raise ValueError(f"maps of {reference.shape} and {other.shape}")
+        self._pixels += reference.size
+        self._as_is += int(np.count_nonzero(reference == other))
         self._mirrored += int(np.count_nonzero(reference == other[:, ::-1]))
-        for axis, (a, b) in enumerate(((reference, other), (reference.T, other.T))):
-            # At least half of the picture is compared at every shift.
-            for shift in range(-min(self.reach, a.shape[1] // 2), self.reach + 1):
-                if shift > a.shape[1] // 2:
-                    break
-                here, there = _overlap(a, b, shift)
-                self._same[axis, self.reach + shift] += np.count_nonzero(here == there)
-                self._all[axis, self.reach + shift] += here.size
+        right = down = 0
+        for _ in range(_ROUNDS):
+            before = right, down
+            # Each axis is searched at the best place on the other, which blurs it otherwise.
+            across = self._sweep(reference, other, down)
+            right = round(_peak(_share(*across))) - self.reach
+            along = self._sweep(reference.T, other.T, right)
+            down = round(_peak(_share(*along))) - self.reach
+            if (right, down) == before:
+                break
+        for axis, (same, pixels) in enumerate((across, along)):
+            self._same[axis] += same
+            self._all[axis] += pixels
+
+    def _sweep(self, a: Map, b: Map, aside: int) -> tuple[Counts, Counts]:
+        """Agreeing and compared pixels at all shifts of columns, rows being `aside` by so many."""
+        same, pixels = np.zeros_like(self._same[0]), np.zeros_like(self._same[0])
+        a, b = (side.T for side in _overlap(a.T, b.T, aside))
+        # At least half of the picture is compared at every shift.
+        most = min(self.reach, a.shape[1] // 2)
+        for shift in range(-most, most + 1):
+            here, there = _overlap(a, b, shift)
+            same[self.reach + shift] = np.count_nonzero(here == there)
+            pixels[self.reach + shift] = here.size
+        return same, pixels
 
     def fit(self) -> Fit:
         """What the counts say.
@@ -72,18 +93,20 @@ class Alignment:
         Raises:
             ValueError: nothing was counted.
         """
-        if not self._all[0, self.reach]:
+        if not self._pixels:
             raise ValueError("no maps were compared")
-        share = np.divide(
-            self._same, self._all, out=np.zeros(self._same.shape), where=self._all > 0
-        )
-        centre = float(share[0, self.reach])
+        curves = [_share(*counts) for counts in zip(self._same, self._all, strict=True)]
         return Fit(
-            shift=(_peak(share[0]) - self.reach, _peak(share[1]) - self.reach),
-            agreement=centre,
-            moved=float(share.max()),
-            mirrored=self._mirrored / int(self._all[0, self.reach]),
+            shift=(_peak(curves[0]) - self.reach, _peak(curves[1]) - self.reach),
+            agreement=self._as_is / self._pixels,
+            moved=max(float(curve.max()) for curve in curves),
+            mirrored=self._mirrored / self._pixels,
         )
+
+
+def _share(same: Counts, pixels: Counts) -> NDArray[np.float64]:
+    """Agreeing pixels by compared ones; 0 where there are none."""
+    return np.asarray(same / np.maximum(pixels, 1), np.float64)
 
 
 def _overlap(a: Map, b: Map, shift: int) -> tuple[Map, Map]:

@@ -23,7 +23,7 @@ from segcli.resources import (
     MemoryShortageError,
     free_memory,
     is_out_of_memory,
-    return_freed_memory,
+    leave_no_holes,
 )
 
 # Tiles start at multiples of this, of which every usual stride is a divisor.
@@ -59,7 +59,6 @@ class Tiler:
             raise ValueError(f"tile is 'auto' or (height, width), not {tile!r}")
         self.backend, self.tile = backend, tile
         self._known: int | None = None
-        self._last: tuple[int, ...] = ()
 
     def __call__(self, batch: Tensor, most: int | None = None) -> Tensor:
         """Coarse logits of `batch`, as the back end's own where it is shown whole.
@@ -71,9 +70,8 @@ class Tiler:
             MemoryShortageError: not even small tiles fit.
         """
         pixels = batch.shape[-2] * batch.shape[-1]
-        if batch.shape != self._last and pixels > _SMALL and self.backend.device.type == "cpu":
-            return_freed_memory()
-        self._last = batch.shape
+        if most is not None and pixels > _SMALL and self.backend.device.type == "cpu":
+            leave_no_holes()
         if not isinstance(self.tile, str):
             return self._tiled(batch, self.tile)
         allowed = self._allowed(batch)
