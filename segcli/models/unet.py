@@ -12,13 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from segcli.models.layers import ConvBlock, DecoderOutput, initialise, initialise_heads
+from segcli.models.layers import ConvBlock, DecoderOutput, initialise
 
-MIN_WIDTH = 16
+MIN_WIDTH = 32
 
 
 class UNet(nn.Module):
     """Upsample, concatenate the skip, convolve twice; once per stride.
+
+    Skips pass a batch norm first. A MobileNet sums its blocks up without one, its maps are up to
+    ten times as large as those of the decoder, which learned slowly to be heard beside them.
 
     It ends at the encoder's finest map (stride 2): at stride 1 there is no skip to learn
     from, and the blocks there would be the dearest of all. The logits are upsampled instead.
@@ -27,7 +30,7 @@ class UNet(nn.Module):
         channels: channels of the encoder's maps, finest first.
         num_classes: K.
         strides: strides of these maps.
-        width: channels of the coarsest stage; each finer one has half, 16 at the least.
+        width: channels of the coarsest stage; each finer one has half, 32 at the least.
         block: `plain`, two convolutions, or `residual`, the same with a shortcut.
         dropout: share of the last stage's channels dropped in training, 0..1.
     """
@@ -52,17 +55,19 @@ class UNet(nn.Module):
             stages.append(make(coarse + skip, stage_width))
             coarse = stage_width
         self.stages = nn.ModuleList(stages)
+        self.skip_norms = nn.ModuleList(nn.BatchNorm2d(skip) for skip in skips)
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(coarse, num_classes, 1)
         initialise(self)
-        initialise_heads(self.classifier)
+        # Of 32 channels and not 128 as in an FPN, small weights would take long to grow.
+        nn.init.normal_(self.classifier.weight, std=coarse**-0.5)
 
     def forward(self, features: Sequence[Tensor]) -> DecoderOutput:
         """Feature maps, finest first, to logits `(N, K, H/2, W/2)`; nothing auxiliary."""
         x, *skips = reversed(features)
-        for stage, skip in zip(self.stages, skips, strict=True):
+        for stage, norm, skip in zip(self.stages, self.skip_norms, skips, strict=True):
             x = F.interpolate(x, size=skip.shape[-2:], mode="nearest")
-            x = stage(torch.cat([x, skip], dim=1))
+            x = stage(torch.cat([x, norm(skip)], dim=1))
         return DecoderOutput(self.classifier(self.dropout(x)), {}, x)
 
 
