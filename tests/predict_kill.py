@@ -85,12 +85,13 @@ def main() -> None:
     os.chdir(sys.argv[1])
     if forked(lambda: run("whole")):
         print("the whole run failed")
-    for number, moment in [(1, "writing"), (2, "before"), (1, "after"), (3, "writing"),
-                           (4, "after"), (5, "before"), (2, "after")]:  # fmt: skip
+    left = 0
+    for number, moment in [(1, "writing"), (5, "before"), (3, "after"), (7, "writing")]:
         if killed(number, moment) != -signal.SIGKILL:
             print(f"no death at {number}")
-    if not any(files.is_temporary(p) for p in Path("killed").rglob("*")):
-        print("no kill left anything behind")
+        left += any(files.is_temporary(p) for p in Path("killed").rglob("*"))
+    if left < 3:
+        print("a kill while writing leaves a temporary file, or this is no test")
     if forked(lambda: run("killed")):
         print("the last run failed")
     if forked(full):

@@ -95,11 +95,11 @@ def test_another_picture_network_or_option_is_predicted_again(world):
 
     assert predicted(wanted=Wanted(opacity=0.3)) == 2
     assert predicted(wanted=Wanted(opacity=0.3), tta=TTA(scales=(1.0,))) == 2
-    assert predicted(tile=(32, 32)) == 2 and predicted(tile=(32, 32)) == 0
+    assert predicted(tile=(64, 64)) == 2 and predicted(tile=(64, 64)) == 0
     write_image(world / "in" / "b.png", blocks(9, 41, 67))
-    assert predicted(tile=(32, 32)) == 1
+    assert predicted(tile=(64, 64)) == 1
     make_run(world / "runs" / "demo", world, step=8)
-    assert predicted(tile=(32, 32)) == 2
+    assert predicted(tile=(64, 64)) == 2
 
 
 def test_confidence_rejection_and_shares(world):
@@ -191,7 +191,7 @@ def test_kills_and_a_full_disk_leave_the_same_files_or_none(world):
         write_image(world / "in" / "more" / f"{number}.png", blocks(number, 40, 64))
     script = Path(__file__).parent / "predict_kill.py"
     run = subprocess.run(
-        [sys.executable, str(script), str(world)], capture_output=True, text=True, timeout=240
+        [sys.executable, str(script), str(world)], capture_output=True, text=True, timeout=900
     )
     assert run.returncode == 0 and run.stdout == "", run.stdout + run.stderr
     whole = contents(world / "whole")
@@ -212,7 +212,7 @@ def test_two_processes_do_what_one_does(world):
             env=environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=900,
         )
 
     alone = start(out="one")
@@ -306,13 +306,13 @@ def test_no_overlay_and_another_folder(world):
 
 
 def test_json_on_stdout_and_options_that_cannot_be_meant(world):
-    arguments = ["in", "--device", "cpu", "--json", "--tta", "--scales", "1", "--tile", "32x48"]
+    arguments = ["in", "--device", "cpu", "--json", "--tta", "--scales", "1", "--tile", "64x96"]
     run = CliRunner().invoke(application(), arguments)
     assert run.exit_code == 0, run.stderr
     printed = json.loads(run.stdout)
-    assert printed["views"] == ["1x", "1x flipped"] and printed["tile"] == [32, 48]
+    assert printed["views"] == ["1x", "1x flipped"] and printed["tile"] == [64, 96]
     assert [entry["mask"] for entry in printed["images"]] == ["masks/b.png", "masks/deep/a.png"]
-    for wrong in (["--tile", "big"], ["--tta", "--scales", "x"]):
+    for wrong in (["--tile", "big"], ["--tile", "32x512"], ["--tta", "--scales", "x"]):
         run = CliRunner().invoke(application(), ["in", *wrong])
         assert isinstance(run.exception, UsageError), wrong
     again = CliRunner().invoke(application(), [*arguments[:3], "--no-overlay"])

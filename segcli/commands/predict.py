@@ -68,6 +68,9 @@ _Json = Annotated[
     bool, typer.Option("--json", help="Print predictions.json on stdout, all else on stderr.")
 ]
 
+# The least that the tiler cuts: two steps of its grid.
+_SMALLEST_TILE = 64
+
 
 def predict(
     inputs: _Inputs,
@@ -143,6 +146,9 @@ def _tile(text: str) -> str | tuple[int, int]:
     if text == "auto":
         return text
     size = re.fullmatch(r"(\d{2,5})[x×](\d{2,5})", text)
-    if size is None:
-        raise UsageError(f"--tile takes auto or HxW in pixels, not '{text}'", hint="512x1024")
+    if size is None or min(int(size[1]), int(size[2])) < _SMALLEST_TILE:
+        raise UsageError(
+            f"--tile takes auto or HxW in pixels, {_SMALLEST_TILE} at least, not '{text}'",
+            hint="512x1024",
+        )
     return int(size[1]), int(size[2])
