@@ -168,6 +168,7 @@ def test_more_pixels_than_float32_can_count(monkeypatch):
     matrix.update(truth.reshape(1, -1), truth.reshape(1, -1))
     assert matrix.matrix[0, 0] == 2**24 + 3
     monkeypatch.setattr(confusion, "_EXACT", 10)
+    monkeypatch.setattr(confusion, "_SHORT", math.inf)
     small = ConfusionMatrix(2)
     small.update(truth[:77].reshape(7, 11), truth[:77].reshape(7, 11))
     assert small.matrix[0, 0] == 77
@@ -180,3 +181,17 @@ def test_every_other_column_of_a_map():
     matrix.update(truth[:, ::2], truth[::-1, 1::2])
     expected.update(truth[:, ::2].copy(), truth[::-1, 1::2].copy())
     assert (matrix.matrix == expected.matrix).all()
+
+
+@pytest.mark.parametrize("coarse", [1, 40])
+def test_noise_and_long_runs_are_counted_alike(coarse):
+    generator = np.random.default_rng(0)
+    truth, said = generator.integers(0, 19, (2, 30, 50), dtype=np.uint8)
+    truth[truth == 7] = 255
+    grid = np.ones((1, coarse), np.uint8)
+    truth, said = np.kron(truth, grid), np.kron(said, grid)
+    matrix = ConfusionMatrix(19)
+    matrix.update(truth, said)
+    expected = np.zeros((256, 256), np.int64)
+    np.add.at(expected, (truth, said), 1)
+    assert (matrix.matrix == expected[:19, :19]).all()

@@ -11,7 +11,7 @@ Shapes: K classes, C categories; a matrix is (K, K) with rows = truth, columns =
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from segcli.labels import IGNORE_INDEX, LabelSpace
 
 # cv2 counts in float32, which holds every whole number up to here.
 _EXACT = 2**24
+# Pixels a run, below which counting pixels is faster than finding runs.
+_SHORT = 8
 
 
 class ConfusionMatrix:
@@ -52,24 +54,19 @@ class ConfusionMatrix:
             raise ValueError(f"truth is {truth.shape} but prediction is {prediction.shape}")
         if truth.size == 0:
             return
-        if (highest := int(prediction.max())) >= self.num_classes:
-            raise ValueError(f"prediction {highest} is not one of {self.num_classes} classes")
-        counts = np.zeros_like(self.matrix)
-        for rows_of_truth, rows_of_prediction in _strips(truth, prediction):
-            counts += _count(rows_of_truth, rows_of_prediction, self.num_classes)
-        if int(counts.sum()) != truth.size:
-            self._check_truth(truth)
-        if self.ignore_index < self.num_classes:
-            counts[self.ignore_index] = 0
-        self.matrix += counts
-
-    def _check_truth(self, truth: NDArray[np.uint8]) -> None:
-        odd = (truth >= self.num_classes) & (truth != self.ignore_index)
-        if odd.any():
+        table = _pair_counts(truth, prediction)
+        k = self.num_classes
+        if (odd := np.flatnonzero(table[:, k:].any(0))).size:
+            raise ValueError(f"prediction {k + int(odd[-1])} is not one of {k} classes")
+        if (odd := np.setdiff1d(np.flatnonzero(table.any(1)), [*range(k), self.ignore_index])).size:
             raise ValueError(
-                f"truth {int(truth[odd].max())} is neither one of {self.num_classes} classes "
+                f"truth {int(odd[-1])} is neither one of {k} classes "
                 f"nor the ignore index {self.ignore_index}"
             )
+        counts = table[:k, :k]
+        if self.ignore_index < k:
+            counts[self.ignore_index] = 0
+        self.matrix += counts
 
     def merge(self, other: ConfusionMatrix) -> None:
         """Add what `other` has counted (another process, another part of the images)."""
@@ -82,35 +79,39 @@ class ConfusionMatrix:
         self.matrix[:] = 0
 
 
-def _strips(
-    truth: NDArray[np.uint8], prediction: NDArray[np.uint8]
-) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Both maps as 2-D parts of at most 2^24 pixels each."""
-    if truth.ndim != 2:
-        truth, prediction = truth.reshape(1, -1), prediction.reshape(1, -1)
-    if truth.size <= _EXACT:
-        yield truth, prediction
-        return
-    truth, prediction = truth.reshape(1, -1), prediction.reshape(1, -1)
-    for start in range(0, truth.size, _EXACT):
-        part = slice(start, start + _EXACT)
-        yield truth[:, part], prediction[:, part]
+def _pair_counts(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """int64 (256, 256): pixels by truth and prediction, whatever their values.
 
-
-def _count(
-    truth: NDArray[np.uint8], prediction: NDArray[np.uint8], num_classes: int
-) -> NDArray[np.int64]:
-    """int64 (K, K) of one strip; values of K and above are left out.
-
-    A 2-D histogram of cv2 takes 3.4 ms for 2048×1024 where ``np.bincount`` over
-    ``truth * 256 + prediction`` takes 5.7 ms and the masked int64 textbook line 9.3 ms.
+    Both bytes of a pixel, side by side, are one number of 16 bits, and class maps are long runs
+    of equal ones. 2048×1024 pixels take 1.2 ms on one core where ``np.bincount`` over
+    ``truth * 256 + prediction`` takes 4.5 ms and the masked int64 textbook line 9 ms.
     """
     import cv2
 
-    bounds = [0, num_classes, 0, num_classes]
-    bins = [num_classes, num_classes]
-    counts = cv2.calcHist([truth, prediction], [0, 1], None, bins, bounds)
-    return np.asarray(counts, np.int64).reshape(num_classes, num_classes)
+    low_first = (prediction, truth) if sys.byteorder == "little" else (truth, prediction)
+    pairs = np.asarray(cv2.merge([m.reshape(1, -1) for m in low_first])).view(np.uint16).ravel()
+    starts = _run_starts(pairs)
+    if starts is not None:
+        counts = np.bincount(pairs[starts], np.diff(starts, append=pairs.size), 2**16)
+        return counts.astype(np.int64).reshape(256, 256)
+    # Noise has no runs; cv2 counts pixel by pixel, in float32.
+    table = np.zeros(2**16, np.int64)
+    for at in range(0, pairs.size, _EXACT):
+        part = pairs[at : at + _EXACT].reshape(1, -1)
+        table += (
+            np.asarray(cv2.calcHist([part], [0], None, [2**16], [0, 2**16])).ravel().astype(int)
+        )
+    return table.reshape(256, 256)
+
+
+def _run_starts(values: NDArray[np.uint16]) -> NDArray[np.int64] | None:
+    """Where runs of equal values begin, ascending; None where they are short."""
+    change = np.empty(values.size, bool)
+    change[0] = True
+    np.not_equal(values[1:], values[:-1], out=change[1:])
+    if np.count_nonzero(change) * _SHORT > values.size:
+        return None
+    return np.flatnonzero(change)
 
 
 @dataclass(frozen=True)
