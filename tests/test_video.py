@@ -322,3 +322,22 @@ def test_rates_and_indices(tmp_path: Path) -> None:
     fragmented = clip(tmp_path / "f.mp4", "-movflags", "+frag_keyframe+empty_moov")
     assert mp4_frames(fragmented, 0) is None
     assert make(fragmented, tmp_path / "out").fault is None
+
+
+@pytest.mark.parametrize(("every", "smooth"), [(3, None), (1, 0.65), (3, 0.65)])
+def test_reuse_and_smoothing_from_end_to_end(
+    tmp_path: Path, every: int, smooth: float | None
+) -> None:
+    still = blocks(3, 48, 64)
+    for index in range(8):
+        shot = still if index < 5 else 255 - still
+        write_image(tmp_path / "drive" / f"{index}.png", shot)
+    masks = tmp_path / "masks"
+    result = make(tmp_path / "drive", tmp_path / "out", every=every, smooth=smooth, masks=masks)
+    assert len(look(result.path).frames) == result.frames == 8
+    if smooth:
+        assert result.flicker == pytest.approx((0, 0), abs=0.01)
+    for index in range(8):  # frame 7 is moved along, frame 5 begins a shot and is predicted
+        with Image.open(masks / "drive" / f"{index:06d}.png") as mask:
+            truth = (still if index < 5 else 255 - still)[:, :, 0] // 64
+            assert (np.asarray(mask) == truth).mean() > (0.85 if smooth else 0.99)

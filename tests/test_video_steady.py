@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -17,7 +18,7 @@ from segcli.data.city.render import optical_flow
 from segcli.data.city.write import render_drive_frame
 from segcli.data.rasterize import paint_ids, parse_annotation, train_id_lut
 from segcli.inference.video_motion import CutDetector, Flicker, Motion, moved_labels, resized
-from segcli.inference.video_smooth import Reuse, Smoother
+from segcli.inference.video_smooth import DEFAULT_STRENGTH, Reuse, Smoother
 from segcli.labels import load_label_space
 from segcli.metrics.confusion import ConfusionMatrix
 
@@ -83,13 +84,19 @@ def miou(drive: Drive, labels: list[np.ndarray]) -> float:
 
 def smoothed(drive: Drive, strength: float) -> tuple[Smoother, list[np.ndarray]]:
     smoother = Smoother(strength)
-    both = zip(drive.images, drive.doubtful, strict=True)
-    return smoother, [smoother.update(image, p, i == 0) for i, (image, p) in enumerate(both)]
+    return smoother, run(smoother, zip(drive.images, drive.doubtful, strict=True))
+
+
+def run(smoother: Smoother, frames: Iterable[tuple[np.ndarray, torch.Tensor | None]]) -> list:
+    """The class maps of one shot."""
+    late = [smoother.push(image, p, i == 0) for i, (image, p) in enumerate(frames)]
+    assert late[0] is None
+    return [*late[1:], smoother.finish()]
 
 
 def test_smoothing_takes_a_third_of_the_flicker_and_no_score(drive: Drive) -> None:
     _, raw = smoothed(drive, 0.0)
-    smoother, steady = smoothed(drive, 0.7)
+    smoother, steady = smoothed(drive, DEFAULT_STRENGTH)
     assert flicker(drive, steady) <= 0.7 * flicker(drive, raw)
     assert miou(drive, steady) >= miou(drive, raw)
     before, after = smoother.before.share, smoother.after.share
@@ -140,11 +147,14 @@ def test_a_cut_begins_anew(drive: Drive) -> None:
     smoother = Smoother(0.9)
     sure = torch.zeros(19, 32, 64)
     sure[3] = 1.0
-    smoother.update(drive.images[0], sure, True)
     unsure = torch.full_like(sure, 1 / 19)
     unsure[7] += 0.01
-    assert (smoother.update(drive.images[0], unsure, False) == 3).all()
-    assert (smoother.update(other, unsure, True) == 7).all()
+    assert smoother.push(drive.images[0], sure, True) is None
+    assert (smoother.push(drive.images[0], unsure, False) == 3).all()
+    assert (smoother.push(other, unsure, True) == 3).all()
+    assert (smoother.finish() == 7).all()
+    with pytest.raises(ValueError, match="first frame"):
+        run(Smoother(), [(drive.images[0], None)] * 2)
     with pytest.raises(ValueError, match="first frame"):
         Reuse().update(drive.images[0], None, True)
 
@@ -159,10 +169,9 @@ def test_what_is_uncovered_is_not_smoothed() -> None:
     thing = torch.zeros(2, 24, 32)
     thing[0] = 1
     thing[:, 8:15, 10:17] = torch.tensor([0.0, 1.0])[:, None, None]
-    smoother.update(before, thing, True)
     nothing = torch.zeros(2, 24, 32)
     nothing[0] = 1
-    label = smoother.update(after, nothing, False)
+    _, label = run(smoother, [(before, thing), (after, nothing)])
     assert (label[40:50, 48:62] == 0).mean() > 0.95
 
 

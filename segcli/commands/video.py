@@ -60,7 +60,7 @@ def video(
     ] = False,
     smooth_strength: Annotated[
         float, typer.Option(min=0.0, max=0.98, help="How much of the past --smooth keeps.")
-    ] = 0.7,
+    ] = 0.65,
     view: Annotated[View, typer.Option(help="What a frame shows.")] = View.OVERLAY,
     opacity: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Of the colours over the picture.")

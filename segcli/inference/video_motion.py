@@ -54,10 +54,10 @@ class CutDetector:
 
 @dataclass(frozen=True)
 class Step:
-    """The way from the new picture back to the one before.
+    """The way from one picture to another, as a rule from the new one back to the one before.
 
     Attributes:
-        flow: float32 (h, w, 2).
+        flow: float32 (h, w, 2), from each place of the first to its place in the second.
         trust: float32 (h, w), 1 where both show the same place, 0 where they do not.
     """
 
@@ -66,10 +66,15 @@ class Step:
 
 
 class Motion:
-    """Flow between successive pictures of one video; `None` at its start and after `reset`."""
+    """Flow between successive pictures of one video; `None` at its start and after `reset`.
 
-    def __init__(self) -> None:
-        self._search: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    Args:
+        fine: take the slower search, which is surer at the edges of things.
+    """
+
+    def __init__(self, *, fine: bool = False) -> None:
+        preset = cv2.DISOPTICAL_FLOW_PRESET_MEDIUM if fine else cv2.DISOPTICAL_FLOW_PRESET_FAST
+        self._search: Any = cv2.DISOpticalFlow.create(preset)
         self._last: Bytes | None = None
 
     def reset(self) -> None:
@@ -78,12 +83,24 @@ class Motion:
 
     def step(self, image: Bytes) -> Step | None:
         """The way back from `image`; None when there is nothing to go back to."""
+        new, old = self._pair(image)
+        return None if old is None else self._way(new, old)
+
+    def steps(self, image: Bytes) -> tuple[Step, Step] | None:
+        """The way back from `image`, and the way from the picture before to `image`."""
+        new, old = self._pair(image)
+        return None if old is None else (self._way(new, old), self._way(old, new))
+
+    def _pair(self, image: Bytes) -> tuple[Bytes, Bytes | None]:
         small = _small(image)
         last, self._last = self._last, small
         if last is None or last.shape != small.shape or min(small.shape) < _SMALLEST:
-            return None
-        flow: Any = self._search.calc(small, last, None)
-        return Step(flow, _trust(small, last, flow))
+            return small, None
+        return small, last
+
+    def _way(self, start: Bytes, end: Bytes) -> Step:
+        flow: Any = self._search.calc(start, end, None)
+        return Step(flow, _trust(start, end, flow))
 
 
 def _small(image: Bytes) -> Bytes:

@@ -112,11 +112,10 @@ class Pipeline:
             predicted = stack.enter_context(
                 closing(map_ahead(self._predict, frames, threads=workers, ahead=workers + 2))
             )
-            steady = predicted
+            steady: Iterator[Item] = predicted
             if self.smoother is not None or self.every > 1:
-                steady = stack.enter_context(
-                    closing(map_ahead(self._steady, predicted, threads=1, ahead=_WAITING))
-                )
+                calm = self._smoothed if self.smoother is not None else self._reused
+                steady = stack.enter_context(closing(read_ahead(calm(predicted), _WAITING)))
             yield from stack.enter_context(
                 closing(map_ahead(self._draw, steady, threads=1, ahead=_WAITING))
             )
@@ -145,13 +144,23 @@ class Pipeline:
             mean = self.predictor.probabilities([image], grid)[0]
             return replace(item, probabilities=mean)
 
-    def _steady(self, item: Item) -> Item:
-        with self.clock.measure("steady", wall=self._on_gpu):
-            if self.smoother is not None:
-                label = self.smoother.update(item.frame.image, item.probabilities, item.cut)
-            else:
+    def _reused(self, items: Iterator[Item]) -> Iterator[Item]:
+        for item in items:
+            with self.clock.measure("steady"):
                 label = self._reuse.update(item.frame.image, item.label, item.cut)
-            return replace(item, label=label, probabilities=None)
+            yield replace(item, label=label)
+
+    def _smoothed(self, items: Iterator[Item]) -> Iterator[Item]:
+        smoother, waiting = self.smoother, None
+        assert smoother is not None
+        for item in items:
+            with self.clock.measure("steady", wall=self._on_gpu):
+                label = smoother.push(item.frame.image, item.probabilities, item.cut)
+            if waiting is not None:
+                yield replace(waiting, label=label)
+            waiting = replace(item, probabilities=None)
+        if waiting is not None:
+            yield replace(waiting, label=smoother.finish())
 
     def _draw(self, item: Item) -> Item:
         image, label = item.frame.image, item.label
@@ -224,4 +233,6 @@ def read_ahead(items: Iterator[Item], depth: int) -> Generator[Item, None, None]
         if item.error is not None:
             raise item.error
     finally:
+        # Whoever closes what `items` draws from must not find it at work.
         gone.set()
+        thread.join()
