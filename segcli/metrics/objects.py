@@ -54,17 +54,27 @@ def instance_table(
     Ids up to 1000 are no instances. `prediction` holds values below `num_classes`; an
     object's class is its label id, whether below `num_classes` or not.
     """
-    inside = instances > _FIRST_INSTANCE
-    ids = instances[inside]
-    if not ids.size:
-        return ObjectTable(np.zeros(0, np.int64), np.zeros((0, num_classes), np.int64))
-    first = ids.min()
-    pairs = np.multiply(ids - first, num_classes, dtype=np.int64)
-    pairs += prediction[inside]
-    rows = int(ids.max() - first) + 1
-    counts = np.bincount(pairs, minlength=rows * num_classes).reshape(rows, num_classes)
-    present = np.flatnonzero(counts.any(1))
-    return ObjectTable((present + int(first)) // 1000, counts[present])
+    ids, said, pixels = _runs(instances.ravel(), prediction.ravel())
+    inside = ids > _FIRST_INSTANCE
+    present, rows = np.unique(ids[inside], return_inverse=True)
+    pairs = rows * num_classes + said[inside]
+    counts = np.bincount(pairs, pixels[inside], present.size * num_classes).astype(np.int64)
+    return ObjectTable(present.astype(np.int64) // 1000, counts.reshape(present.size, num_classes))
+
+
+def _runs(
+    instances: NDArray[np.uint16], prediction: NDArray[np.uint8]
+) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.int64]]:
+    """Runs of pixels that are alike in both flat maps: their values and their lengths.
+
+    An image of two million pixels has some 40,000, which makes all that follows cheap.
+    """
+    change = np.empty(instances.size, bool)
+    change[:1] = True
+    np.not_equal(instances[1:], instances[:-1], out=change[1:])
+    change[1:] |= prediction[1:] != prediction[:-1]
+    starts = np.flatnonzero(change)
+    return instances[starts], prediction[starts], np.diff(starts, append=instances.size)
 
 
 def component_table(
