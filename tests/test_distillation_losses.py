@@ -101,6 +101,12 @@ MUTANTS = {
         "torch.where(alive, square, 1).rsqrt().detach()",
         "pairwise_ignores_positive_scaling",
     ),
+    "deviation detached": (
+        "features",
+        "pull = by_s * (1 - (a - r))",
+        "pull = by_s",
+        "slopes_are_those_of_the_values",
+    ),
     "length left out": (
         "features",
         "vectors * torch.where(alive, square, 1).rsqrt() * alive",
@@ -109,8 +115,8 @@ MUTANTS = {
     ),
     "standardised over masked cells": (
         "features",
-        "centred = (features - mean) * mask",
-        "centred = features - mean",
+        "(part.to(mean.dtype) - mean).mul_(keep)",
+        "part.to(mean.dtype) - mean",
         "padding_changes_nothing",
     ),
     "pixel summed over the batch": (
@@ -133,8 +139,8 @@ MUTANTS = {
     ),
     "features summed over the batch": (
         "features",
-        "mean_over(total, keep.sum(),",
-        "mean_over(total, keep[0].sum(),",
+        "mean_over(half, keep.sum(),",
+        "mean_over(half, keep[0].sum(),",
         "a_duplicated_batch_changes_nothing",
     ),
     "pixel without T squared": (

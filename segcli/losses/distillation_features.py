@@ -98,12 +98,12 @@ class FeatureMSE(nn.Module):
         with torch.autocast(student.device.type, enabled=False):
             size = _smaller(student.shape[-2:], teacher.shape[-2:])
             # Pooling and the convolution commute; the smaller map costs less.
-            s, keep = _at(student.to(wide_type(student)), valid, size)
-            s = _standardise(self.adapter(s), keep)
-            with torch.no_grad():
-                t = _standardise(_at(teacher.to(s.dtype), valid, size)[0], keep)
-            total = (s - t).square().sum() / (2 * s.shape[1])
-            return mean_over(total, keep.sum(), self.count_over)
+            s, t = _by_area(student, size), _by_area(teacher, size)
+            if not isinstance(self.adapter, nn.Identity):
+                s = self.adapter(s.to(wide_type(s)))
+            keep = valid_cells(valid, size)
+            half = torch.full((), 0.5 / s.shape[1], dtype=wide_type(s), device=s.device)
+            return _standard_distance(s, t, keep, mean_over(half, keep.sum(), self.count_over))
 
 
 def valid_cells(valid: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
@@ -233,19 +233,54 @@ def _smaller(a: torch.Size, b: torch.Size) -> tuple[int, int]:
     return min(a[0], b[0]), min(a[1], b[1])
 
 
-def _at(features: Tensor, valid: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Features by area at `size`, 0 where a cell is not valid, and bool (N, *size)."""
-    keep = valid_cells(valid, size)
-    if tuple(features.shape[-2:]) != size:
-        features = F.adaptive_avg_pool2d(features, size)
-    return features.masked_fill(~keep[:, None], 0), keep
+def _by_area(features: Tensor, size: tuple[int, int]) -> Tensor:
+    if tuple(features.shape[-2:]) == size:
+        return features
+    return F.adaptive_avg_pool2d(features.to(wide_type(features)), size)
 
 
-def _standardise(features: Tensor, keep: Tensor) -> Tensor:
-    """Mean 0 and variance 1 of each channel over the kept cells; 0 elsewhere."""
-    mask = keep[:, None]
-    count = keep.sum().clamp(min=1)
-    mean = (features * mask).sum((0, 2, 3), keepdim=True) / count
-    centred = (features - mean) * mask
-    variance = centred.square().sum((0, 2, 3), keepdim=True) / count
-    return centred * (variance + 1e-8).rsqrt()
+def _standard_distance(s: Tensor, t: Tensor, keep: Tensor, scale: Tensor) -> Tensor:
+    """`scale` times the square of the difference of standardised s and t, (N, C, h', w') both.
+
+    In three rounds: means, second moments, slopes. With a, b and r the variances and the
+    covariance after standardising it is n (a + b - 2 r) per channel.
+    """
+    with torch.no_grad():
+        count, kind, mask = keep.sum().clamp(min=1), wide_type(s), keep[:, None]
+        slope = torch.empty_like(s)
+        mean_s, mean_t, ss, st, tt = torch.zeros(5, s.shape[1], 1, 1, dtype=kind, device=s.device)
+        for u, v, m in _portions(s, t, mask):
+            for total, x in ((mean_s, u), (mean_t, v)):
+                total += (x.to(kind, copy=True).mul_(m)).sum((1, 2), keepdim=True)
+        mean_s /= count
+        mean_t /= count
+        for u, v, m in _portions(s, t, mask):
+            u, v = _centred(u, mean_s, m), _centred(v, mean_t, m)
+            for total, x, y in ((ss, u, u), (st, u, v), (tt, v, v)):
+                total += (x * y).sum((1, 2), keepdim=True)
+        by_s, by_t = ((x / count + 1e-8).rsqrt() for x in (ss, tt))
+        a, r, b = (x / count for x in (ss * by_s * by_s, st * by_s * by_t, tt * by_t * by_t))
+        pull = by_s * (1 - (a - r))
+        for u, v, m, out in _portions(s, t, mask, slope):
+            u, v = _centred(u, mean_s, m), _centred(v, mean_t, m)
+            out.copy_(u.mul_(pull).sub_(v.mul_(by_t)).mul_(2 * scale * by_s))
+    return attach(s, (a + b - 2 * r).sum() * (scale * count), slope)
+
+
+def _portions(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """An image's rows (C, n, w'), as many as a CPU's cache holds, then the next ones."""
+    _, channels, h, w = maps[0].shape
+    step = max(1, _CACHED // (channels * w)) if maps[0].device.type == "cpu" else h
+    for image in zip(*maps, strict=True):
+        for first in range(0, h, step):
+            yield tuple(x.narrow(1, first, min(step, h - first)) for x in image)
+
+
+# Numbers of one map that are worked on at once: 1 MiB of float32.
+_CACHED = 1 << 18
+
+
+def _centred(part: Tensor, mean: Tensor, keep: Tensor) -> Tensor:
+    """(C, n, w') minus the mean in the type of the mean; 0 where not kept."""
+    # Cast by itself: mixed types take ten times as long on a CPU.
+    return (part.to(mean.dtype) - mean).mul_(keep)
