@@ -19,6 +19,7 @@ CITY = "city"
 COUNTS = {"train": 200, "val": 40, "train_extra": 20}
 SIZE = (256, 512)
 DRIVE_FRAMES = 51  # three seconds
+_STAGES = "train.stages"
 DRIVE = drive_folder(Path(CITY), 0)
 COMMANDS: tuple[tuple[str, ...], ...] = (
     ("prepare-labels", CITY),
@@ -27,7 +28,8 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("predict", f"{CITY}/drives"),
     ("video", DRIVE.as_posix(), "--smooth", "--fps", f"{DRIVE_RATE:g}"),
     # Of a folder of runs the newest is meant. Last, for what is above takes the newest run too.
-    ("distill", "demo_distill.yaml", "--teacher", "runs", "--control"),
+    # A demo goes on to its end with a teacher that was cut short, too.
+    ("distill", "demo_distill.yaml", "--teacher", "runs", "--control", "--insist"),
 )
 
 
@@ -37,7 +39,7 @@ def demo(folder: Path, *, seed: int, overrides: Sequence[str], reporter: Reporte
     Args:
         folder: created; a city that lies in it already is drawn again.
         seed: of the city.
-        overrides: passed to `segcli train` as ``--set``.
+        overrides: passed to `segcli train` as ``--set``; of the stages, to `distill` too.
 
     Raises:
         SegcliError: when one of the commands fails.
@@ -46,7 +48,8 @@ def demo(folder: Path, *, seed: int, overrides: Sequence[str], reporter: Reporte
     files.make_folder(folder)
     _generate(folder / CITY, seed, reporter)
     for command in COMMANDS:
-        extra = [word for o in overrides for word in ("--set", o)] if command[0] == "train" else []
+        wanted = {"train": overrides, "distill": [o for o in overrides if o.startswith(_STAGES)]}
+        extra = [word for o in wanted.get(command[0], ()) for word in ("--set", o)]
         _run([*command, *extra], folder, reporter)
     seconds = time.perf_counter() - started
     _show_where(folder, seconds, reporter)
