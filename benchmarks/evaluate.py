@@ -112,7 +112,9 @@ def _ratios(seconds: dict[str, list[Seconds]]) -> None:
     ):
         clock = statistics.median(run[a].clock / run[b].clock for run in pairs)
         cpu = statistics.median(run[a].cpu / run[b].cpu for run in pairs)
-        typer.echo(f"{clock:.2f} {what} by the clock, {cpu:.2f} in CPU seconds (wanted: {need})")
+        typer.echo(
+            f"{clock:.2f} {what} by the clock, {cpu:.2f} in CPU seconds (clock wanted: {need})"
+        )
 
 
 def _make_tree(folder: Path, frames: int, distinct: int) -> tuple[Path, Path]:

@@ -11,7 +11,6 @@ Shapes: K classes, C categories; a matrix is (K, K) with rows = truth, columns =
 from __future__ import annotations
 
 import math
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,35 +81,34 @@ class ConfusionMatrix:
 def _pair_counts(truth: NDArray[np.uint8], prediction: NDArray[np.uint8]) -> NDArray[np.int64]:
     """int64 (256, 256): pixels by truth and prediction, whatever their values.
 
-    Both bytes of a pixel, side by side, are one number of 16 bits, and class maps are long runs
-    of equal ones. 2048×1024 pixels take 1.2 ms on one core where ``np.bincount`` over
-    ``truth * 256 + prediction`` takes 4.5 ms and the masked int64 textbook line 9 ms.
+    Class maps are long runs of equal pixels, and so are pairs of them. 2048×1024 pixels take
+    1.3 ms on one core where ``np.bincount`` over ``truth * 256 + prediction`` takes 4.3 ms in 16
+    bits, 6.4 ms in 64, and the masked textbook line 8 ms.
     """
+    truth, prediction = truth.ravel(), prediction.ravel()
+    starts = run_starts(truth, prediction)
+    if starts.size * _SHORT <= truth.size:
+        pairs = truth[starts] * np.uint16(256) + prediction[starts]
+        counts = np.bincount(pairs, np.diff(starts, append=truth.size), 2**16)
+        return counts.astype(np.int64).reshape(256, 256)
+    # Noise has no runs. cv2 counts pixel by pixel, in float32.
     import cv2
 
-    low_first = (prediction, truth) if sys.byteorder == "little" else (truth, prediction)
-    pairs = np.asarray(cv2.merge([m.reshape(1, -1) for m in low_first])).view(np.uint16).ravel()
-    starts = _run_starts(pairs)
-    if starts is not None:
-        counts = np.bincount(pairs[starts], np.diff(starts, append=pairs.size), 2**16)
-        return counts.astype(np.int64).reshape(256, 256)
-    # Noise has no runs; cv2 counts pixel by pixel, in float32.
-    table = np.zeros(2**16, np.int64)
-    for at in range(0, pairs.size, _EXACT):
-        part = pairs[at : at + _EXACT].reshape(1, -1)
-        table += (
-            np.asarray(cv2.calcHist([part], [0], None, [2**16], [0, 2**16])).ravel().astype(int)
-        )
-    return table.reshape(256, 256)
+    table = np.zeros((256, 256), np.int64)
+    for at in range(0, truth.size, _EXACT):
+        both = [m[at : at + _EXACT].reshape(1, -1) for m in (truth, prediction)]
+        counted = cv2.calcHist(both, [0, 1], None, [256, 256], [0, 256, 0, 256])
+        table += np.asarray(counted, np.int64)
+    return table
 
 
-def _run_starts(values: NDArray[np.uint16]) -> NDArray[np.int64] | None:
-    """Where runs of equal values begin, ascending; None where they are short."""
-    change = np.empty(values.size, bool)
-    change[0] = True
-    np.not_equal(values[1:], values[:-1], out=change[1:])
-    if np.count_nonzero(change) * _SHORT > values.size:
-        return None
+def run_starts(*maps: NDArray[Any]) -> NDArray[np.int64]:
+    """Where runs of pixels begin that are alike in every one of the flat maps, ascending."""
+    change = np.empty(maps[0].size, bool)
+    change[:1] = True
+    np.not_equal(maps[0][1:], maps[0][:-1], out=change[1:])
+    for values in maps[1:]:
+        change[1:] |= values[1:] != values[:-1]
     return np.flatnonzero(change)
 
 

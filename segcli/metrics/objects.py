@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from segcli.labels import LabelSpace
+from segcli.metrics.confusion import run_starts
 
 # Areas in pixels, of squares with sides of 8, 16, 32, ... pixels.
 SIZE_EDGES = (0, 8**2, 16**2, 32**2, 64**2, 128**2, 256**2)
@@ -54,27 +55,15 @@ def instance_table(
     Ids up to 1000 are no instances. `prediction` holds values below `num_classes`; an
     object's class is its label id, whether below `num_classes` or not.
     """
-    ids, said, pixels = _runs(instances.ravel(), prediction.ravel())
+    ids, said = instances.ravel(), prediction.ravel()
+    starts = run_starts(ids, said)
+    pixels = np.diff(starts, append=ids.size)
+    ids, said = ids[starts], said[starts]
     inside = ids > _FIRST_INSTANCE
     present, rows = np.unique(ids[inside], return_inverse=True)
     pairs = rows * num_classes + said[inside]
     counts = np.bincount(pairs, pixels[inside], present.size * num_classes).astype(np.int64)
     return ObjectTable(present.astype(np.int64) // 1000, counts.reshape(present.size, num_classes))
-
-
-def _runs(
-    instances: NDArray[np.uint16], prediction: NDArray[np.uint8]
-) -> tuple[NDArray[np.uint16], NDArray[np.uint8], NDArray[np.int64]]:
-    """Runs of pixels that are alike in both flat maps: their values and their lengths.
-
-    An image of two million pixels has some 40,000, which makes all that follows cheap.
-    """
-    change = np.empty(instances.size, bool)
-    change[:1] = True
-    np.not_equal(instances[1:], instances[:-1], out=change[1:])
-    change[1:] |= prediction[1:] != prediction[:-1]
-    starts = np.flatnonzero(change)
-    return instances[starts], prediction[starts], np.diff(starts, append=instances.size)
 
 
 def component_table(
