@@ -83,6 +83,30 @@ def test_a_large_map_is_equal_in_all_but_a_hundred_thousandth():
     assert int(wrong.sum()) <= wrong.numel() // 100_000
 
 
+@pytest.mark.parametrize("most", [0.0, 1.0])
+@pytest.mark.parametrize(("coarse", "frame"), FRAMES)
+def test_borders_alone_say_what_interpolating_everything_says(coarse, frame, most, monkeypatch):
+    """On noise, where all is borders, on large areas, and one way as the other."""
+    monkeypatch.setattr("segcli.inference.argmax._MOST", most)
+    torch.manual_seed(0)
+    for size in (coarse, (2, 3)):
+        few = F.interpolate(torch.randn(1, 9, *size), size=coarse, mode="bicubic")[0]
+        full = textbook(few, frame)
+        found = class_map(few, frame)
+        chosen = full.gather(0, found.long()[None])[0]
+        assert (full.amax(0) - chosen).max() < 1e-5
+
+
+def test_large_maps_are_made_in_threads_and_are_the_same(monkeypatch):
+    torch.manual_seed(0)
+    frame = Frame((768, 768), (760, 767), (760, 767))
+    logits = torch.randn(3, 192, 192)
+    alone = class_map(logits, frame)
+    torch.set_num_threads(3)
+    assert torch.equal(class_map(logits, frame), alone)
+    assert (alone == textbook(logits, frame).max(0).indices).float().mean() > 0.9999
+
+
 def test_of_equal_logits_the_lowest_class_wins():
     logits = torch.zeros(5, 4, 4)
     logits[3:] = 1

@@ -50,7 +50,7 @@ _Tta = Annotated[
     bool, typer.Option("--tta", help="Average flipped and scaled views: slower, better.")
 ]
 _Scales = Annotated[
-    str | None, typer.Option(help="Scales of --tta; default: 0.75,1,1.25.", metavar="S,S")
+    str | None, typer.Option(help="Scales of --tta; default: 1,1.25,1.5.", metavar="S,S")
 ]
 _Flip = Annotated[bool, typer.Option("--flip/--no-flip", help="Flipped views in --tta.")]
 _Tile = Annotated[

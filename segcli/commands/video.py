@@ -48,7 +48,7 @@ def video(
         bool, typer.Option("--tta", help="Average flipped and scaled views: slower, better.")
     ] = False,
     scales: Annotated[
-        str | None, typer.Option(help="Scales of --tta; default: 0.75,1,1.25.", metavar="S,S")
+        str | None, typer.Option(help="Scales of --tta; default: 1,1.25,1.5.", metavar="S,S")
     ] = None,
     flip: Annotated[bool, typer.Option("--flip/--no-flip", help="Flipped views in --tta.")] = True,
     every: Annotated[

@@ -53,12 +53,15 @@ PLAIN = View()
 class TTA:
     """Which views are averaged: the product of scales and flips.
 
+    No scale below 1 by default: those know too little of poles and people. `segcli eval --tta`
+    says which scales are worth their time for a network.
+
     Raises:
         UsageError: no scales, one twice, or one that is not above 0.
     """
 
     flip: bool = True
-    scales: tuple[float, ...] = (0.75, 1.0, 1.25)
+    scales: tuple[float, ...] = (1.0, 1.25, 1.5)
 
     def __post_init__(self) -> None:
         good = all(math.isfinite(scale) and 0 < scale <= 8 for scale in self.scales)

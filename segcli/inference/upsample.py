@@ -9,6 +9,7 @@ Shape legend: coarse logits (K, h, w), a strip (K, rows, W) of the output (H, W)
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
@@ -18,13 +19,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from segcli.inference.argmax import (
+    Argmax,
+    Between,
+    across,
+    argmax_rows,
+    block_rows,
+    fill_by_borders,
+)
 from segcli.inference.geometry import Size
+
+Array = NDArray[np.float32]
 
 # Of float32 logits: about what a core's cache holds, and what a GPU has in plenty.
 _STRIP_CPU, _STRIP_GPU = 2**20, 2**26
-_BLOCK = 640 * 2**10
-# Coarse rows that are brought to full width together.
+# Coarse rows that are looked at together.
 _CHUNK = 32
+_WORTH_THREADS = 2**19
 
 
 @dataclass(frozen=True)
@@ -59,7 +70,9 @@ def strips(logits: Tensor, frame: Frame) -> Iterator[tuple[slice, Tensor]]:
     """
     budget = _STRIP_CPU if logits.device.type == "cpu" else _STRIP_GPU
     most = max(1, budget // (4 * logits.shape[0] * frame.output[1]))
-    for rows, wide, index, weight in _chunks(logits, frame):
+    for rows, span, index, weight in _spans(logits, frame):
+        # Columns first, while there are few rows; what is left runs over whole rows.
+        wide = _columns(logits[:, span], frame)
         for start in range(0, len(index), most):
             part = slice(start, start + most)
             strip = _mixed(wide, index[part], weight[part])
@@ -82,15 +95,12 @@ def _mixed(wide: Tensor, index: Tensor, weight: Tensor) -> Tensor:
     return strip
 
 
-def _chunks(logits: Tensor, frame: Frame) -> Iterator[tuple[slice, Tensor, Tensor, Tensor]]:
+def _spans(logits: Tensor, frame: Frame) -> Iterator[tuple[slice, slice, Tensor, Tensor]]:
     """Parts of the output's rows, and what they are mixed of.
 
-    Columns are interpolated first, while there are few rows: what is left to do for each row
-    of the output runs over whole rows, which is what processors are good at.
-
     Yields:
-        The rows' slice; coarse rows at full width (K, r, W); per row the indices (n, T) into r,
-        and their weights (n, T).
+        The rows' slice; that of the coarse rows which they need; per row the indices (n, T)
+        into those, and their weights (n, T).
     """
     height = frame.output[0]
     index, weight = _taps(logits.shape[-2], frame)
@@ -98,7 +108,7 @@ def _chunks(logits: Tensor, frame: Frame) -> Iterator[tuple[slice, Tensor, Tenso
     for start in range(0, height, step):
         rows = slice(start, min(start + step, height))
         low, high = int(index[rows].min()), int(index[rows].max())
-        yield rows, _columns(logits[:, low : high + 1], frame), index[rows] - low, weight[rows]
+        yield rows, slice(low, high + 1), index[rows] - low, weight[rows]
 
 
 def _columns(rows: Tensor, frame: Frame) -> Tensor:
@@ -110,36 +120,58 @@ def _columns(rows: Tensor, frame: Frame) -> Tensor:
 
 
 def class_map(logits: Tensor, frame: Frame) -> Tensor:
-    """uint8 (H, W): the class of most logit per pixel; of equal ones the lowest wins.
+    """uint8 (H, W) of (K, h, w): the class of most logit; of equal ones the lowest wins.
 
-    On a CPU a tenth of the time of `F.interpolate` and `max`: one row of the output at a time,
-    from and to the cache.
+    On a CPU a small part of the time of `F.interpolate` and `max`: see `segcli.inference.argmax`
+    for pictures with large areas, and where all is borders, rows are mixed and searched a few
+    at a time, from and to the cache.
     """
+    height, width = frame.output
+    if tuple(logits.shape[1:]) == frame.covered and frame.content == frame.output:
+        return argmax(logits[:, :height, :width])
     result = torch.empty(frame.output, dtype=torch.uint8, device=logits.device)
     if logits.device.type != "cpu":
         for rows, strip in strips(logits, frame):
             result[rows] = strip.max(0).indices
         return result
-    classes, (height, width) = logits.shape[0], frame.output
-    find = _Argmax(classes, min(height, _block(classes, width)), width)
-    mixed = np.empty((classes, find.rows, width), np.float32)
-    for rows, wide, index, weight in _chunks(logits, frame):
-        into, source = result[rows].numpy(), wide.numpy()
-        taps = list(zip(index.tolist(), weight.tolist(), strict=True))
-        for start in range(0, len(taps), find.rows):
-            block = taps[start : start + find.rows]
-            for row, tap in enumerate(block):
-                _mix(source, *tap, mixed[:, row])
-            find(mixed[:, : len(block)], into[start : start + len(block)])
+    once = frame.content == frame.output
+    columns = _between(*_pair(logits.shape[2], frame.covered[1]), width)
+
+    def fill(part: tuple[slice, slice, Tensor, Tensor]) -> None:
+        rows, span, index, weight = part
+        coarse, into = logits[:, span], result[rows].numpy()
+        if not once:
+            _fill_all(_columns(coarse, frame).numpy(), index, weight, into)
+        elif not fill_by_borders(coarse.numpy(), _between(index, weight, None), columns, into):
+            _fill_all(across(coarse.numpy(), columns), index, weight, into)
+
+    # Small maps are done before another thread has begun.
+    threads = torch.get_num_threads() if height * width >= _WORTH_THREADS else 1
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in (pool.map if threads > 1 else map)(fill, _spans(logits, frame)):
+            pass
     return result
 
 
-def _mix(
-    source: NDArray[np.float32],
-    taps: Sequence[int],
-    shares: Sequence[float],
-    out: NDArray[np.float32],
-) -> None:
+def _between(index: Tensor, weight: Tensor, count: int | None) -> Between:
+    low, high = index[:count, 0].numpy(), index[:count, 1].numpy()
+    return Between(low, high, weight[:count, 1].numpy())
+
+
+def _fill_all(wide: Array, index: Tensor, weight: Tensor, out: NDArray[np.uint8]) -> None:
+    """Write the class map of rows mixed of `wide` (K, r, W) to `out` (n, W)."""
+    classes, _, width = wide.shape
+    find = Argmax(classes, min(len(out), block_rows(classes, width)), width)
+    mixed = np.empty((classes, find.rows, width), np.float32)
+    taps = list(zip(index.tolist(), weight.tolist(), strict=True))
+    for start in range(0, len(taps), find.rows):
+        block = taps[start : start + find.rows]
+        for row, tap in enumerate(block):
+            _mix(wide, *tap, mixed[:, row])
+        find(mixed[:, : len(block)], out[start : start + len(block)])
+
+
+def _mix(source: Array, taps: Sequence[int], shares: Sequence[float], out: Array) -> None:
     """The weighted sum of two or four rows of `source` (K, r, W) into `out` (K, W)."""
     cv2.addWeighted(source[:, taps[0]], shares[0], source[:, taps[1]], shares[1], 0, dst=out)
     for tap, share in zip(taps[2:], shares[2:], strict=True):
@@ -150,45 +182,9 @@ def argmax(values: Tensor) -> Tensor:
     """uint8 (H, W) of (K, H, W); of equal values the lowest class wins."""
     if values.device.type != "cpu":
         return values.max(0).indices.to(torch.uint8)
-    classes, height, width = values.shape
-    result = torch.empty((height, width), dtype=torch.uint8)
-    find = _Argmax(classes, min(height, _block(classes, width)), width)
-    for start in range(0, height, find.rows):
-        rows = slice(start, start + find.rows)
-        find(values[:, rows].numpy(), result[rows].numpy())
+    result = torch.empty(values.shape[1:], dtype=torch.uint8)
+    argmax_rows(values.numpy(), result.numpy())
     return result
-
-
-def _block(classes: int, width: int) -> int:
-    """Rows of K logits a pixel that stay in the cache."""
-    return max(1, _BLOCK // (4 * classes * width))
-
-
-class _Argmax:
-    """argmax over K of a few rows (K, rows, W), a tenth of the time of torch's.
-
-    No step has a branch: every class that equals the maximum bids K - 1 - its number, and the
-    highest bid is the lowest class. Where nothing equals it, for it is NaN, the last class
-    stands.
-    """
-
-    def __init__(self, classes: int, rows: int, width: int) -> None:
-        self.rows = rows
-        self._top = np.empty((rows, width), np.float32)
-        self._equal = np.empty((classes, rows, width), np.bool_)
-        self._bids = np.empty((classes, rows, width), np.uint8)
-        self._bid = np.arange(classes - 1, -1, -1, dtype=np.uint8)[:, None, None]
-        self._last = np.uint8(classes - 1)
-
-    def __call__(self, values: NDArray[np.float32], out: NDArray[np.uint8]) -> None:
-        """Write the classes of `values` (K, r, W) to `out` (r, W); r is `rows` at most."""
-        r = values.shape[1]
-        top, equal, bids = self._top[:r], self._equal[:, :r], self._bids[:, :r]
-        np.maximum.reduce(values, axis=0, out=top)
-        np.equal(values, top, out=equal)
-        np.multiply(equal.view(np.uint8), self._bid, out=bids)
-        np.maximum.reduce(bids, axis=0, out=out)
-        np.subtract(self._last, out, out=out)
 
 
 def _bilinear(x: Tensor, size: Size) -> Tensor:
