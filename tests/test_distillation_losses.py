@@ -61,14 +61,14 @@ MUTANTS = {
     ),
     "pixel slope without mask": (
         "logits",
-        "(t * scale * keep)[:, None]",
-        "t * scale",
+        "t * scale * keep, out=slope_i)",
+        "t * scale, out=slope_i)",
         "masked_pixels_change_nothing",
     ),
     "channel without mask": (
         "logits",
-        "bias.masked_fill_(~keep, _NOWHERE)",
-        "bias",
+        "nowhere.masked_fill_(~valid, _NOWHERE)",
+        "nowhere",
         "masked_pixels_change_nothing",
     ),
     "channel mask of 0 for nowhere": (
@@ -151,8 +151,8 @@ MUTANTS = {
     ),
     "slope of another temperature": (
         "logits",
-        "slope_i.mul_(t * scale)",
-        "slope_i.mul_(t * t * scale)",
+        "t * scale, out=slope_i.flatten(2)",
+        "t * t * scale, out=slope_i.flatten(2)",
         "slopes_are_those_of_the_values",
     ),
     "half the slope of the pairs": (

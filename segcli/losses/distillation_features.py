@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from segcli.losses.attached import attach
-from segcli.losses.distillation_logits import wide_type
+from segcli.losses.distillation_logits import CACHED, wide_type
 from segcli.losses.targets import CountOver, mean_over
 
 # Entries of a similarity matrix held at once: 8 MiB of float32.
@@ -270,14 +270,10 @@ def _standard_distance(s: Tensor, t: Tensor, keep: Tensor, scale: Tensor) -> Ten
 def _portions(*maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """An image's rows (C, n, w'), as many as a CPU's cache holds, then the next ones."""
     _, channels, h, w = maps[0].shape
-    step = max(1, _CACHED // (channels * w)) if maps[0].device.type == "cpu" else h
+    step = max(1, CACHED // (channels * w)) if maps[0].device.type == "cpu" else h
     for image in zip(*maps, strict=True):
         for first in range(0, h, step):
             yield tuple(x.narrow(1, first, min(step, h - first)) for x in image)
-
-
-# Numbers of one map that are worked on at once: 1 MiB of float32.
-_CACHED = 1 << 18
 
 
 def _centred(part: Tensor, mean: Tensor, keep: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Distillation on logits: the pixel-wise and the channel-wise Kullback-Leibler divergence.
 
 Shapes: N images, K classes, h × w pixels of the logits. `valid` is bool (N, h, w); what it
-leaves out takes no part, whatever the logits hold there. Both losses compute value and
-gradient together, in float32, an image at a time on a CPU so that it stays in the cache.
+leaves out takes no part, whatever finite logits are there. Both losses compute value and
+gradient together, in float32, on a CPU a part at a time that stays in the cache.
 """
 
 from __future__ import annotations
@@ -45,14 +45,13 @@ class PixelKL(nn.Module):
             scale = mean_over(valid.new_ones((), dtype=torch.float32), valid.sum(), self.count_over)
             value = torch.zeros((), dtype=wide_type(student), device=student.device)
             slope = torch.empty(student.shape, dtype=value.dtype, device=student.device)
-            for s_i, t_i, keep, slope_i in _parts(student, teacher, valid, slope):
+            for s_i, t_i, keep, slope_i in _parts(2, student, teacher, valid[:, None], slope):
                 log_s = F.log_softmax(tempered(s_i, t), dim=1)
                 log_t = F.log_softmax(tempered(t_i, t), dim=1)
                 p_t = log_t.exp()
-                pixel = log_t.sub_(log_s).mul_(p_t).sum(1)
+                pixel = log_t.sub_(log_s).mul_(p_t).sum(1, keepdim=True)
                 value += pixel.masked_fill_(~keep, 0).sum()
-                torch.sub(log_s.exp_(), p_t, out=slope_i)
-                slope_i.mul_((t * scale * keep)[:, None])
+                torch.mul(log_s.exp_().sub_(p_t), t * scale * keep, out=slope_i)
         return attach(student, value * (t * t * scale), slope)
 
 
@@ -86,16 +85,16 @@ class ChannelKL(nn.Module):
             scale = mean_over(one, images, self.count_over) / channels
             value = torch.zeros((), dtype=wide_type(student), device=student.device)
             slope = torch.empty(student.shape, dtype=value.dtype, device=student.device)
-            for s_i, t_i, keep, slope_i in _parts(student, teacher, valid, slope):
-                bias = torch.zeros(keep.shape, dtype=value.dtype, device=keep.device)
-                bias = bias.masked_fill_(~keep, _NOWHERE).flatten(1)[:, None]
+            nowhere = torch.zeros(valid.shape, dtype=value.dtype, device=valid.device)
+            nowhere = nowhere.masked_fill_(~valid, _NOWHERE)[:, None].expand_as(student)
+            for s_i, t_i, bias, slope_i in _parts(1, student, teacher, nowhere, slope):
+                bias = bias[:, :1].flatten(2)
                 log_s = F.log_softmax(torch.add(bias, _rows(s_i), alpha=1 / t), dim=2)
                 log_t = F.log_softmax(torch.add(bias, _rows(t_i), alpha=1 / t), dim=2)
                 p_t = log_t.exp()
                 # Where a pixel is masked both are equal: 0 in value and slope.
                 value += log_t.sub_(log_s).mul_(p_t).sum()
-                torch.sub(log_s.exp_(), p_t, out=slope_i.flatten(2))
-                slope_i.mul_(t * scale)
+                torch.mul(log_s.exp_().sub_(p_t), t * scale, out=slope_i.flatten(2))
         return attach(student, value * (t * t * scale), slope)
 
 
@@ -122,9 +121,17 @@ def _rows(logits: Tensor) -> Tensor:
     return tempered(logits, 1).flatten(2)
 
 
-def _parts(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """One image after another on a CPU, whose cache holds no more; else all at once."""
-    if tensors[0].device.type == "cpu":
-        yield from zip(*(x.chunk(len(x)) for x in tensors), strict=True)
-    else:
-        yield tensors
+# Numbers of one map that are worked on at once: 1 MiB of float32.
+CACHED = 1 << 18
+
+
+def _parts(dim: int, *maps: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Runs along `dim` of one image after another, as much as a CPU's cache holds; else all."""
+    if maps[0].device.type != "cpu":
+        yield maps
+        return
+    size = maps[0].shape[dim]
+    step = max(1, CACHED * size // max(1, maps[0][0].numel()))
+    for image in zip(*(x.chunk(len(x)) for x in maps), strict=True):
+        for first in range(0, size, step):
+            yield tuple(x.narrow(dim, first, min(step, size - first)) for x in image)
