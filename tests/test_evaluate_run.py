@@ -98,6 +98,11 @@ def test_the_temperature_stays_with_the_weights(world, tmp_path):
     # Training saw the split that is evaluated only where the run says so.
     assert stored_temperature(checkpoint) == result["calibration"]["temperature"]
     load_checkpoint(checkpoint)  # still whole
+    predictor = Predictor.from_checkpoint(checkpoint, device="cpu")
+    image = read_image(world.split("val")[0].image)
+    cooled = (predictor.logits([image]) / predictor.temperature).softmax(1).amax(1).numpy()
+    assert predictor.temperature == stored_temperature(checkpoint)
+    assert np.allclose(predictor.confident([image])[1], cooled, atol=1e-6)
     make_run(tmp_path / "other", world.folder)
     shutil.copy(checkpoint / "calibration.json", tmp_path / "other" / "best")
     assert stored_temperature(tmp_path / "other" / "best") == stored_temperature(checkpoint)

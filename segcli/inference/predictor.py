@@ -66,6 +66,8 @@ class Predictor:
         else:
             self.backend = model
         self.label_space, self.tta = label_space, tta
+        # What `confident` divides the logits of the plain view by; see `segcli.temperature`.
+        self.temperature = 1.0
         self._network = Tiler(self.backend, tile)
         self.size_rule = SizeRule.of(size)
 
@@ -102,6 +104,7 @@ class Predictor:
         """As `from_checkpoint`, for one that was read before."""
         from segcli.checkpoint import build_from_checkpoint
         from segcli.exported import is_exported
+        from segcli.temperature import stored_temperature
 
         stored = checkpoint.inference
         if is_exported(checkpoint.path):
@@ -114,7 +117,7 @@ class Predictor:
         usual = str(stored.get("precision", "fp32"))
         if usual not in PRECISIONS or (usual == "fp16" and where.type == "cpu"):
             usual = "fp32"
-        return cls(
+        predictor = cls(
             build_from_checkpoint(checkpoint),
             checkpoint.label_space,
             device=where,
@@ -123,6 +126,8 @@ class Predictor:
             size=_stored_rule(checkpoint),
             tta=tta,
         )
+        predictor.temperature = stored_temperature(checkpoint.path) or 1.0
+        return predictor
 
     @property
     def device(self) -> torch.device:
@@ -180,7 +185,11 @@ class Predictor:
     def confident(
         self, images: Sequence[Image], output_size: Size | None = None
     ) -> tuple[Image, NDArray[np.float32]]:
-        """The class maps uint8 (N, h, w), and their probabilities float32 (N, h, w) in 0..1."""
+        """The class maps uint8 (N, h, w), and their probabilities float32 (N, h, w) in 0..1.
+
+        Where `segcli eval` has left a temperature with the checkpoint, those of the plain view
+        are at that temperature: as sure as the model was right.
+        """
         size = output_size or _common_size(images)
         maps = torch.empty((len(images), *size), dtype=torch.uint8, device=self.device)
         sure = torch.empty((len(images), *size), dtype=torch.float32, device=self.device)
@@ -188,7 +197,7 @@ class Predictor:
             coarse, frame = self.coarse(images, output_size)
             for index, logits in enumerate(coarse):
                 for rows, strip in strips(logits, frame):
-                    sure[index, rows] = strip.softmax(0).amax(0)
+                    sure[index, rows] = (strip / self.temperature).softmax(0).amax(0)
                     maps[index, rows] = argmax(strip)
         else:
             for index, image in enumerate(images):
