@@ -26,6 +26,8 @@ U8 = NDArray[np.uint8]
 # As shares of the image's diagonal: 11 and 17 pixels at 2048x1024, 3 and 4 at 480x360.
 IOU_WIDTH, F_TOLERANCE = 0.005, 0.0075
 DISTANCE_EDGES = (1, 2, 3, 5, 9, 17, 33, 65)
+# What ignored pixels hold here; no class has this index.
+_BLANK = 255
 
 
 class BoundaryScores:
@@ -50,15 +52,13 @@ class BoundaryScores:
     def update(self, truth: U8, prediction: U8) -> None:
         """Count one image, both maps uint8 (H, W); `truth` may hold the ignore index."""
         known = truth != self.space.ignore_index
-        said = np.where(known, prediction, self.space.ignore_index).astype(np.uint8)
+        blank = np.where(known, np.uint8(0), np.uint8(_BLANK))
+        truth, said = truth | blank, prediction | blank
         diagonal = math.hypot(*truth.shape)
         self._count_regions(truth, said, max(1, round(self.iou_width * diagonal)))
-        true_edge, said_edge = self._near(truth, 1), self._near(said, 1)
-        self._count_contours(
-            np.where(true_edge, truth, 255).astype(np.uint8),
-            np.where(said_edge, said, 255).astype(np.uint8),
-            max(1, round(self.tolerance * diagonal)),
-        )
+        true_edge, said_edge = _near(truth, 1), _near(said, 1)
+        tolerance = max(1, round(self.tolerance * diagonal))
+        self._count_contours(_only(truth, true_edge), _only(said, said_edge), tolerance)
         self._count_distances(true_edge, known, said != truth)
 
     def merge(self, other: BoundaryScores) -> None:
@@ -67,26 +67,15 @@ class BoundaryScores:
         self.contours += other.contours
         self.distances += other.distances
 
-    def _near(self, labels: U8, distance: int) -> NDArray[np.bool_]:
-        """Where another class lies within `distance`, bool (H, W); nowhere on ignored pixels."""
-        import cv2
-
-        window = np.ones((2 * distance + 1,) * 2, np.uint8)
-        ignored = labels == self.space.ignore_index
-        # The ignore index must win neither: it is the largest for the minimum, 0 for the maximum.
-        lowest = cv2.erode(np.where(ignored, 255, labels).astype(np.uint8), window)
-        highest = cv2.dilate(np.where(ignored, 0, labels + np.uint8(1)).astype(np.uint8), window)
-        return np.asarray((highest - np.uint8(1) != lowest) & ~ignored)
-
     def _count_regions(self, truth: U8, said: U8, width: int) -> None:
-        near_true, near_said = self._near(truth, width), self._near(said, width)
+        near_true, near_said = _near(truth, width), _near(said, width)
         both = near_true & near_said & (truth == said)
         masks = (both, truth), (near_true, truth), (near_said, said)
         for column, (mask, labels) in enumerate(masks):
             self.iou_counts[:, column] += _histogram(labels, mask, self.space.num_classes)
 
     def _count_contours(self, truth: U8, said: U8, tolerance: int) -> None:
-        """Contour pixels of each class, 255 elsewhere, and those the other map confirms."""
+        """Contour pixels of each class, blank elsewhere, and those the other map confirms."""
         import cv2
 
         window = np.ones((2 * tolerance + 1,) * 2, np.uint8)
@@ -110,9 +99,9 @@ class BoundaryScores:
         else:
             # Pixels at an edge have distance 1, and each step away from it adds 1.
             steps = cv2.distanceTransform((~edge).view(np.uint8), cv2.DIST_C, cv2.DIST_MASK_3)
-            distance = np.minimum(steps, 254).astype(np.uint8) + np.uint8(1)
+            distance = cv2.convertScaleAbs(steps, alpha=1, beta=1)  # at most 255
             table = np.searchsorted(DISTANCE_EDGES, np.arange(256), side="right") - 1
-            bins = table.astype(np.uint8)[distance]
+            bins = np.asarray(cv2.LUT(distance, table.astype(np.uint8)), np.uint8)
         count = len(DISTANCE_EDGES)
         self.distances[:, 0] += _histogram(bins, known, count)
         self.distances[:, 1] += _histogram(bins, known & wrong, count)
@@ -145,6 +134,23 @@ class BoundaryScores:
                 for i, (pixels, errors) in enumerate(self.distances.tolist())
             ],
         }
+
+
+def _near(labels: U8, distance: int) -> NDArray[np.bool_]:
+    """Where another class lies within `distance`, bool (H, W); nowhere on blank pixels."""
+    import cv2
+
+    window = np.ones((2 * distance + 1,) * 2, np.uint8)
+    # Blank pixels must win neither: 255 is the largest for the minimum, 255 + 1 the smallest
+    # for the maximum.
+    lowest = cv2.erode(labels, window)
+    highest = cv2.dilate(labels + np.uint8(1), window)
+    return np.asarray((highest - np.uint8(1) != lowest) & (labels != _BLANK))
+
+
+def _only(labels: U8, mask: NDArray[np.bool_]) -> U8:
+    """`labels` where `mask` is set, blank elsewhere."""
+    return labels | np.where(mask, np.uint8(0), np.uint8(_BLANK))
 
 
 def _histogram(labels: U8, mask: NDArray[np.bool_] | None, count: int) -> NDArray[np.int64]:
