@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 
 import cv2
 import numpy as np
@@ -196,6 +197,7 @@ def _linear(rows: Tensor, width: int) -> Tensor:
     return F.interpolate(rows, size=width, mode="linear", align_corners=False)
 
 
+@lru_cache(maxsize=32)
 def _taps(length: int, frame: Frame) -> tuple[Tensor, Tensor]:
     """The few coarse rows behind each row of the output.
 

@@ -33,7 +33,8 @@ Map = NDArray[np.uint8]
 Views = tuple[View, ...]
 # Pictures on which positions are compared: each has tens of thousands of border pixels.
 ALIGNMENT_IMAGES = 8
-_ROWS = 16
+# Bytes of probabilities, of all views and sets, that are looked at together.
+_STRIP = 2**25
 
 
 def tta_audit(
@@ -168,13 +169,13 @@ def _maps(
     seen = [(view, *predictor.coarse([image], size, view)) for view in views]
     share = torch.tensor([[float(v in s) for v in views] for s in members], device=predictor.device)
     maps = torch.empty((len(members), *size), dtype=torch.uint8)
-    for top in range(0, size[0], _ROWS):
-        rows = slice(top, min(top + _ROWS, size[0]))
-        strips = [
-            view.invert(upsample_rows(coarse[0], frame, rows)).softmax(0)
-            for view, coarse, frame in seen
-        ]
-        sums = torch.tensordot(share, torch.stack(strips), 1)
-        for index, total in enumerate(sums):
+    row = 4 * seen[0][1].shape[1] * size[1] * (len(views) + len(members))
+    step = max(4, _STRIP // row)
+    for top in range(0, size[0], step):
+        rows = slice(top, min(top + step, size[0]))
+        strips = seen[0][1].new_empty((len(views), seen[0][1].shape[1], rows.stop - top, size[1]))
+        for strip, (view, coarse, frame) in zip(strips, seen, strict=True):
+            torch.softmax(view.invert(upsample_rows(coarse[0], frame, rows)), 0, out=strip)
+        for index, total in enumerate(torch.tensordot(share, strips, 1)):
             maps[index, rows] = argmax(total).cpu()
     return maps.numpy()
