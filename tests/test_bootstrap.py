@@ -11,7 +11,6 @@ from segcli.labels import LabelClass, LabelSpace
 from segcli.metrics.bootstrap import (
     difference,
     draw_scores,
-    effective_images,
     run_scores,
     seed_intervals,
     t_quantile,
@@ -193,15 +192,40 @@ def test_interval_over_seeds_is_students():
     assert math.isnan(seed_intervals(values[:1])[0].low)
 
 
-def test_frames_of_a_drive_are_noticed():
-    g = np.random.default_rng(0)
-    a = population(200)[0]
-    drift = np.repeat(g.normal(0, 0.1, 20), 10)[:, None]
-    film = both(a, a._replace(hits=np.clip(np.round(a.hits * (0.9 + drift)), 0, a.truth)))
+def drives(generator, images: int, length: int = 8):
+    """Counts of two networks on drives, whose frames share what makes the networks differ.
+
+    On average over all drives the networks are equal.
+    """
+    count = images // length
+    union = np.full((images, 1), 1000.0)
+    base = generator.uniform(500, 700, (images, 1))
+    shared = np.repeat(generator.normal(0, 40, (count, 1)), length, axis=0)
+    hits = base + shared + generator.normal(0, 40, (images, 1))
+    return ImageCounts(base, union, union), ImageCounts(hits, union, union)
+
+
+def test_frames_of_a_drive_are_noticed_and_counted_for_less():
+    film = both(*drives(np.random.default_rng(0), 200))
     stills = both(*population(200))
-    assert film.alike > 0.5 > 0.25 > abs(stills.alike)
-    assert effective_images(200, film.alike) < 70
-    assert effective_images(200, -0.3) == 200
+    assert film.alike > 0.3 > 0.2 > abs(stills.alike)
+    assert film.effective_images < 100 and stills.effective_images == 200
+
+
+def test_intervals_of_drives_cover_the_truth():
+    generator = np.random.default_rng(4)
+    inside = plain = 0
+    for _ in range(400):
+        a, b = drives(generator, 120)
+        order = generator.permutation(120)
+        inside += _holds(both(a, b, draws=300))
+        plain += _holds(both(pick(a, order), pick(b, order), draws=300))
+    assert inside >= 360, "nearly as often as they say"
+    assert plain < 300, "shuffled, the same images seem to tell more than they do"
+
+
+def _holds(found) -> bool:
+    return bool(found.delta[0].low <= 0 <= found.delta[0].high)
 
 
 def test_draws_repeat_and_do_not_depend_on_blocks(monkeypatch):

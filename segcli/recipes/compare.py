@@ -29,9 +29,6 @@ from segcli.recipes.compare_runs import (
 from segcli.reporting.comparison import FEW_IMAGES, report_comparison
 from segcli.reporting.events import NullReporter, Reporter
 
-# Neighbours in the order of names are called alike from here on.
-ALIKE = 0.15
-
 
 def compare(
     runs: Sequence[Path] = (),
@@ -165,7 +162,6 @@ def _difference(
     arm: Arm, baseline: Arm, found: Difference, classes: Sequence[tuple[str, int]]
 ) -> dict[str, Any]:
     images = len(baseline.runs[0].images)
-    alike = found.alike > max(ALIKE, 2 / math.sqrt(images))
     miou, *deltas = (
         {"delta": _interval(d), "over_images": _interval(i), "verdict": _verdict(d, found)}
         for d, i in zip(found.delta, found.over_images, strict=True)
@@ -189,8 +185,8 @@ def _difference(
             for k, ((name, n), entry) in enumerate(zip(classes, deltas, strict=True))
         },
         "alike": _number(found.alike),
-        "images_alike": alike,
-        "effective_images": round(bootstrap.effective_images(images, found.alike)),
+        "images_alike": found.effective_images < images,
+        "effective_images": round(found.effective_images),
     }
 
 

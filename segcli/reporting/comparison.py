@@ -70,17 +70,17 @@ def sentence(result: Result, entry: Result) -> str:
 def caveats(result: Result, entry: Result) -> list[str]:
     """What the interval means, and what it does not cover."""
     lines = ["" if entry["identical"] else meaning(result, entry)]
-    return [line for line in (*lines, dependence(entry), chance(result, entry)) if line]
+    return [line for line in (*lines, dependence(result, entry), chance(result, entry)) if line]
 
 
-def dependence(entry: Result) -> str:
-    """A warning where images tell less than as many independent ones; "" otherwise."""
+def dependence(result: Result, entry: Result) -> str:
+    """A note where images tell less than as many independent ones; "" otherwise."""
     if not entry["images_alike"]:
         return ""
     return (
-        f"Neighbouring images are alike (correlation {entry['alike']:.2f}), as frames of one "
-        f"drive are: they tell as much as {entry['effective_images']} independent ones, and the "
-        "interval is too narrow."
+        f"Neighbouring images are alike (correlation {entry['alike']:.2f}), as frames of one drive "
+        f"are: the {result['images']} tell as much as {entry['effective_images']} would, and the "
+        "interval is wider for it."
     )
 
 

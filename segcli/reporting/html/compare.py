@@ -90,7 +90,7 @@ def _difference(result: Result, entry: Result, number: int, several: bool) -> Se
         drawing,
         class_="chart forest",
     )
-    warning, by_chance = dependence(entry), chance(result, entry)
+    warning, by_chance = dependence(result, entry), chance(result, entry)
     body = text(
         [
             el("p", _wrapped(warning), class_="note") if warning else None,
