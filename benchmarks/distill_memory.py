@@ -1,8 +1,8 @@
 """Peak memory and cost of each distillation loss, forward and backward, at 512×1024.
 
 Beside every loss stands its plain definition in PyTorch, on the same tensors; values and
-gradients are compared first. Each measurement runs in a process of its own, whose peak
-resident memory is read before and after::
+gradients are compared first. Peaks are of resident memory, in a process of its own that hands
+freed memory back; times are taken in another that keeps it, as training does::
 
     python benchmarks/distill_memory.py
     python benchmarks/distill_memory.py --term pairwise --grid 2 --batch 1   # 8192 nodes
@@ -16,6 +16,8 @@ beyond the inputs; its bound for the pair-wise term is printed beside it.
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.connection
+import os
 import resource
 import statistics
 import sys
@@ -49,6 +51,7 @@ class Work(NamedTuple):
     teacher: int
     grid: int
     runs: int
+    timed: bool = False
 
 
 class Found(NamedTuple):
@@ -77,8 +80,8 @@ def main(
     """Print peak, seconds and ratios of each term."""
     for name in term or TERMS:
         sizes = (batch, height, width, classes, student, teacher, grid, runs)
-        ours = _alone(Work(name, False, *sizes))
-        theirs = _alone(Work(name, True, *sizes))
+        ours = _found(Work(name, False, *sizes))
+        theirs = _found(Work(name, True, *sizes))
         typer.echo(
             f"{name:9s} value {ours.value:.6f} ({theirs.value:.6f} plain), "
             f"|slope| {ours.slope:.6f} ({theirs.slope:.6f})"
@@ -100,9 +103,9 @@ def main(
 def pairwise_bound(work: Work) -> int:
     """Bytes that the pair-wise term can hold at most, whatever the number of nodes.
 
-    The gradient, in the type of the features; a row of nodes in float32; the nodes of both
-    sides as sums, means, vectors and slopes; two blocks of similarities and the square of
-    one.
+    The gradient, in the type of the features; a row of nodes in float32, and as much again;
+    the nodes of both sides as sums, vectors, slopes and what lies between; two blocks of
+    similarities and the square of one.
     """
     from segcli.losses.distillation_features import BLOCK
 
@@ -110,14 +113,23 @@ def pairwise_bound(work: Work) -> int:
     rows, columns = -(-h // work.grid), -(-w // work.grid)
     gradient = 2 * work.batch * work.student * h * w
     strip = 4 * work.batch * max(work.student, work.teacher) * w * work.grid
-    sums = 4 * work.batch * max(work.student, work.teacher) * rows * w
     nodes = 4 * work.batch * (work.student + work.teacher) * rows * columns
     square = (rows * columns) ** 2
-    return gradient + 2 * strip + 2 * sums + 6 * nodes + 3 * 4 * min(BLOCK, square)
+    return gradient + 2 * strip + 6 * nodes + 3 * 4 * min(BLOCK, square)
+
+
+def _found(work: Work) -> Found:
+    """Peak from one process, times from another."""
+    times = _alone(work._replace(timed=True))
+    return times._replace(peak=_alone(work).peak)
 
 
 def _alone(work: Work) -> Found:
     """`measure` in a process of its own."""
+    if work.timed:
+        os.environ.pop("MALLOC_MMAP_THRESHOLD_", None)
+    else:
+        os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe(duplex=False)
     process = context.Process(target=_send, args=(there, work))
@@ -139,6 +151,10 @@ def measure(work: Work) -> Found:
     """Build the inputs, run the loss forward and backward, read peak and times."""
     import torch
 
+    from segcli.environment import keep_freed_memory
+
+    if work.timed:
+        keep_freed_memory()
     torch.manual_seed(0)
     torch.set_num_threads(1)
     h, w = work.height // STRIDE, work.width // STRIDE
@@ -161,7 +177,7 @@ def measure(work: Work) -> Found:
     peak = _peak() - before
     slope = float(s.grad.float().abs().sum())
     times = []
-    for _ in range(work.runs):
+    for _ in range(work.runs if work.timed else 1):
         s.grad = None
         start = time.perf_counter(), time.process_time()
         loss(s, t, valid).backward()

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from segcli.errors import ConfigError
 from segcli.losses import distillation_features
@@ -193,6 +195,26 @@ def test_blocks_of_similarities_are_their_sum(monkeypatch: pytest.MonkeyPatch) -
     value_2, slope_2 = with_slope(PairwiseSimilarity(1), s, t, valid)
     same(value_2, value, "")
     same(slope_2, slope, "")
+
+
+class Largest(TorchDispatchMode):
+    """Elements of the largest tensor that any operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.elements = max(self.elements, out.numel())
+        return out
+
+
+def test_the_similarities_are_never_held_at_once() -> None:
+    """4096 nodes, so 16 million pairs, of which a block is the most that is there."""
+    s, t = rand(1, 3, 64, 64), rand(1, 4, 64, 64, seed=1)
+    with Largest() as seen:
+        with_slope(PairwiseSimilarity(1), s, t, torch.ones(1, 64, 64, dtype=torch.bool))
+    assert 4096 < seen.elements <= distillation_features.BLOCK < 4096**2
 
 
 def test_features_of_one_scale_and_shift_are_equal() -> None:

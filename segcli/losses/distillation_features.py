@@ -149,15 +149,12 @@ class _Pool(torch.autograd.Function):
         for strip, keep in zip(_strips(features, rows, 2), _strips(cells, rows), strict=True):
             if ctx.last:
                 wide = strip.permute(0, 2, 3, 1).to(share.dtype, copy=True).mul_(keep[..., None])
-                sums.append(wide.sum(1))
+                sums.append(_sum_runs(wide.sum(1), columns, 1).transpose(1, 2))
             else:
                 wide = strip.to(share.dtype, copy=True).mul_(keep[:, None])
-                sums.append(wide.sum(2))
-        if ctx.last:
-            nodes = _sum_runs(torch.stack(sums, 1), columns, 2).permute(0, 3, 1, 2)
-        else:
-            nodes = _sum_runs(torch.stack(sums, 2), columns, 3)
-        return nodes * share[:, None]
+                sums.append(_sum_runs(wide.sum(2), columns, 2))
+        nodes = torch.stack(sums, 2)
+        return nodes.mul_(share[:, None])
 
     @staticmethod
     @once_differentiable
@@ -198,6 +195,8 @@ def _runs(cells: int, pixels: int, grid: int) -> list[int]:
 
 def _sum_runs(x: Tensor, runs: list[int], dim: int) -> Tensor:
     """Sums of runs of neighbours along `dim`; always in the same order, on any device."""
+    if len(set(runs)) == 1:
+        return x.reshape(*x.shape[:dim], len(runs), runs[0], *x.shape[dim + 1 :]).sum(dim + 1)
     return torch.stack([strip.sum(dim) for strip in _strips(x, runs, dim)], dim)
 
 
