@@ -1,6 +1,6 @@
 """`segcli video` end to end, beside the loops that people write.
 
-    python benchmarks/video.py VIDEO [--checkpoint RUN | --exported FILE] [--frames 200] [--memory]
+    python benchmarks/video.py VIDEO [--checkpoint RUN | --exported FILE] [--frames 400] [--memory]
 
 Three sides, each in a process of its own, in turns, on the same file and frame size:
 
@@ -69,7 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("video", type=Path)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--exported", type=Path)
-    parser.add_argument("--frames", type=int, default=200)
+    parser.add_argument("--frames", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true")
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

@@ -101,7 +101,14 @@ HEAVY = ("torch", "torchvision", "cv2", "albumentations", "numpy", "PIL", "yaml"
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["train", "--help"], ["check", "--help"], ["--version"], ["predict", "--help"]],
+    [
+        ["--help"],
+        ["train", "--help"],
+        ["check", "--help"],
+        ["--version"],
+        ["predict", "--help"],
+        ["video", "--help"],
+    ],
 )
 def test_help_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (

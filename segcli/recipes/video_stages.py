@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from segcli.environment import usable_cores
-from segcli.inference.network import TorchBackend
+from segcli.inference.backends import OnnxBackend, OpenVinoBackend, open_backend
 from segcli.inference.predictor import Predictor
 from segcli.inference.video_motion import CutDetector
 from segcli.inference.video_read import Frame
@@ -101,16 +101,21 @@ class Pipeline:
             self.smoother = Smoother(self.smooth)
         self._reuse = Reuse()
         self._painter: FramePainter | None = None
+        self._free: queue.SimpleQueue[Predictor] = queue.SimpleQueue()
         self._on_gpu = self.predictor.device.type != "cpu"
 
     def run(self, source: Source) -> Iterator[Item]:
         """Finished frames in order."""
         workers = _workers(self.predictor)
+        for predictor in workers:
+            self._free.put(predictor)
         with ExitStack() as stack:
-            stack.enter_context(_one_thread_each(self.predictor))
+            stack.enter_context(_threads_for(len(workers)))
             frames = stack.enter_context(closing(read_ahead(self._decode(source), _WAITING)))
             predicted = stack.enter_context(
-                closing(map_ahead(self._predict, frames, threads=workers, ahead=workers + 2))
+                closing(
+                    map_ahead(self._predict, frames, threads=len(workers), ahead=len(workers) + 2)
+                )
             )
             steady: Iterator[Item] = predicted
             if self.smoother is not None or self.every > 1:
@@ -136,13 +141,15 @@ class Pipeline:
     def _predict(self, item: Item) -> Item:
         if not item.wanted:
             return item
-        image = item.frame.image
-        with self.clock.measure("predict", wall=self._on_gpu):
-            if self.smoother is None:
-                return replace(item, label=self.predictor.predict(image))
-            grid = quarter(self.predictor, (image.shape[0], image.shape[1]))
-            mean = self.predictor.probabilities([image], grid)[0]
-            return replace(item, probabilities=mean)
+        predictor, image = self._free.get(), item.frame.image
+        try:
+            with self.clock.measure("predict", wall=self._on_gpu):
+                if self.smoother is None:
+                    return replace(item, label=predictor.predict(image))
+                grid = quarter(predictor, (image.shape[0], image.shape[1]))
+                return replace(item, probabilities=predictor.probabilities([image], grid)[0])
+        finally:
+            self._free.put(predictor)
 
     def _reused(self, items: Iterator[Item]) -> Iterator[Item]:
         for item in items:
@@ -174,21 +181,27 @@ class Pipeline:
             return replace(item, picture=picture)
 
 
-def _parallel(predictor: Predictor) -> bool:
-    return isinstance(predictor.backend, TorchBackend) and predictor.device.type == "cpu"
+def _workers(predictor: Predictor) -> list[Predictor]:
+    """A predictor for every thread that predicts.
 
-
-def _workers(predictor: Predictor) -> int:
-    """Threads that predict. Two on a GPU: one prepares a frame while the other computes."""
-    return min(_MOST_WORKERS, usable_cores()) if _parallel(predictor) else 2
+    On a CPU each has a share of the cores to itself: threads that share a frame wait for each
+    other, and for whatever else runs. Two on a GPU: one prepares a frame, the other computes.
+    """
+    if predictor.device.type != "cpu":
+        return [predictor] * 2
+    backend, count = predictor.backend, min(_MOST_WORKERS, usable_cores())
+    if not isinstance(backend, OnnxBackend | OpenVinoBackend):
+        return [predictor] * count
+    share = max(1, usable_cores() // count)
+    opened = [open_backend(backend.path, threads=share) for _ in range(count)]
+    return [predictor.with_backend(one) for one in opened]
 
 
 @contextmanager
-def _one_thread_each(predictor: Predictor) -> Iterator[None]:
-    """The cores divided among the workers: threads that share a frame wait for each other."""
+def _threads_for(workers: int) -> Iterator[None]:
+    """The cores divided among the workers, in torch and in cv2."""
     torch_threads, cv_threads = torch.get_num_threads(), cv2.getNumThreads()
-    if _parallel(predictor):
-        torch.set_num_threads(max(1, usable_cores() // _workers(predictor)))
+    torch.set_num_threads(max(1, usable_cores() // workers))
     cv2.setNumThreads(1)
     try:
         yield
