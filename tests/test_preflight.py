@@ -268,7 +268,7 @@ def test_validation_is_tried_at_its_largest(
     assert seen == [(1, (64, 128, 3), (64, 128))]
 
 
-def test_a_validation_that_does_not_fit_says_which_key_helps(
+def test_a_validation_that_does_not_fit_even_in_tiles_stops_before_step_1(
     tiny_prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = start(tiny_prepared, tmp_path / "run")
@@ -276,8 +276,8 @@ def test_a_validation_that_does_not_fit_says_which_key_helps(
     def full(*_: Any) -> Any:
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
-    monkeypatch.setattr(run.average.model, "forward", full)
-    with pytest.raises(resources.MemoryShortageError, match=r"128×64, 4 images.*eval\.batch_size"):
+    monkeypatch.setattr(run.average.model, "logits_at_stride", full)
+    with pytest.raises(resources.MemoryShortageError, match="not even a tile of .* fits in memory"):
         preflight(run)
 
 
