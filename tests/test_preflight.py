@@ -277,7 +277,7 @@ def test_a_validation_that_does_not_fit_even_in_tiles_stops_before_step_1(
         raise RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")
 
     monkeypatch.setattr(run.average.model, "logits_at_stride", full)
-    with pytest.raises(resources.MemoryShortageError, match="not even a tile of .* fits in memory"):
+    with pytest.raises(resources.MemoryShortageError, match="not even a tile of"):
         preflight(run)
 
 
