@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -23,6 +24,7 @@ from segcli.recipes.export_parity import Limits
 from segcli.recipes.export_report import ExportResult
 from segcli.recipes.export_rounding import round_kernels, to_bfloat16
 from segcli.runs import find_checkpoint, run_folder
+from segcli.temperature import store_temperature
 from tests.tiny_run import SPACE, blocks, make_prepared, make_run, one_thread
 
 __all__ = ["one_thread"]
@@ -54,6 +56,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     folder = tmp_path_factory.mktemp("export")
     prepared = make_prepared(folder).folder
     checkpoint = make_run(folder / "run", prepared)
+    store_temperature(checkpoint, 1.5, {})
     result = export_run(checkpoint, targets=tuple(TARGETS), calibration=3, limit=3, limits=LENIENT)
     return World(checkpoint, prepared, result)
 
@@ -92,8 +95,11 @@ def test_logits_are_near_in_every_precision(world: World, target: str) -> None:
 
 def test_int8_is_int8(world: World) -> None:
     """Most of the weights are stored in 8 bits, and the graph quantises activations too."""
-    size = {e.target: e.megabytes for e in world.result.exports}
-    assert size["openvino-int8"] < 0.6 * size["openvino-fp32"]
+    size = [
+        world.file(target).with_suffix(".bin").stat().st_size
+        for target in ("openvino-int8", "openvino-fp32")
+    ]
+    assert size[0] < 0.45 * size[1]
     assert "FakeQuantize" in world.file("openvino-int8").read_text()
     assert "FakeQuantize" not in world.file("openvino-bf16").read_text()
     graph = import_extra("onnx").load(world.file("onnx-int8")).graph
@@ -111,6 +117,7 @@ def test_the_file_describes_itself(world: World, target: str) -> None:
     checkpoint = load_checkpoint(world.file(target))
     assert checkpoint.label_space == SPACE
     assert checkpoint.step == 7 and checkpoint.state_dict == {}
+    assert Predictor.of_checkpoint(checkpoint).temperature == 1.5
     with pytest.raises(CheckpointError, match="cannot be built again"):
         build_from_checkpoint(checkpoint)
 
@@ -137,17 +144,17 @@ def test_files_and_folders_are_found(world: World) -> None:
     assert find_checkpoint(world.checkpoint.parent) == world.checkpoint
 
 
-@pytest.mark.parametrize("target", ["onnx-fp32", "openvino-fp32"])
+@pytest.mark.parametrize("target", FLOAT32)
 def test_predict_and_eval_take_the_file(
     world: World, target: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from segcli.recipes.evaluate import evaluate_run
+    from segcli.recipes.evaluate_run import evaluate_run
 
     path, image = world.file(target), world.prepared.parent / "raw" / "1.png"
     main_(["predict", str(image), "--checkpoint", str(path), "--out", str(tmp_path / "a")])
     main_(["predict", str(image), "--checkpoint", str(world.checkpoint), "--out", f"{tmp_path}/b"])
-    masks = [(tmp_path / name / "masks" / "1.png").read_bytes() for name in "ab"]
-    assert masks[0] == masks[1]
+    masks = [cv2.imread(str(tmp_path / name / "masks" / "1.png"), -1) for name in "ab"]
+    assert (masks[0] == masks[1]).mean() > 0.999
     mine, _ = evaluate_run(path, out=tmp_path / "mine", limit=2)
     torchs, _ = evaluate_run(world.checkpoint, out=tmp_path / "torchs", limit=2)
     assert mine["miou"] == pytest.approx(torchs["miou"], abs=2e-3)
@@ -213,8 +220,7 @@ def test_the_command_fails_in_one_line(
             def __call__(self, batch: torch.Tensor) -> torch.Tensor:
                 return backend(batch).roll(1, 1)
 
-        predictor.backend = Wrong()
-        return predictor
+        return predictor.with_backend(Wrong())
 
     monkeypatch.setattr(Predictor, "from_checkpoint", shifted)
     out = tmp_path / "export"
@@ -345,5 +351,5 @@ def test_rounded_kernels_keep_their_sums() -> None:
     plain, kept = to_bfloat16(kernels), round_kernels(kernels)
     assert np.array_equal(to_bfloat16(kept), kept)
     leak = [float(np.abs(k.sum((2, 3), dtype=np.float64)).mean()) for k in (plain, kept)]
-    assert leak[1] < leak[0] / 20
+    assert leak[1] < leak[0] / 10
     assert np.abs(kept - kernels).max() < 3 * np.abs(plain - kernels).max()

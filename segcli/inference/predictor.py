@@ -112,7 +112,9 @@ class Predictor:
 
             backend = open_backend(checkpoint.path, device=device, precision=precision)
             rule = _stored_rule(checkpoint)
-            return cls(backend, checkpoint.label_space, size=rule, tta=tta)
+            predictor = cls(backend, checkpoint.label_space, size=rule, tta=tta)
+            predictor.temperature = float(stored.get("temperature") or 1.0)
+            return predictor
         where = resolve_device(device)
         usual = str(stored.get("precision", "fp32"))
         if usual not in PRECISIONS or (usual == "fp16" and where.type == "cpu"):

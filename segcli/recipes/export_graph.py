@@ -24,6 +24,7 @@ from segcli.environment import library_versions
 from segcli.errors import SegcliError
 from segcli.models.segmenter import SIZE_MULTIPLE, Segmenter
 from segcli.recipes.export_rounding import round_spatial_weights
+from segcli.temperature import stored_temperature
 
 Size = tuple[int, int]
 INPUT, OUTPUT = "images", "logits"
@@ -113,7 +114,10 @@ def describe(checkpoint: Checkpoint, target: Target, size: Size | None) -> dict[
         "classes": list(space.class_names),
         "palette": space.palette()[: space.num_classes].tolist(),
         "label_space": space.to_dict(),
-        "inference": {"size": size or checkpoint.inference.get("size")},
+        "inference": {
+            "size": size or checkpoint.inference.get("size"),
+            "temperature": stored_temperature(checkpoint.path),
+        },
         "model_config": checkpoint.model_config,
         "training": {k: v for k, v in checkpoint.training.items() if k in ("name", "eval")},
         "data": checkpoint.data,

@@ -20,6 +20,7 @@ from segcli.data.images import read_image, read_label
 from segcli.data.manifest import Sample
 from segcli.errors import DataError
 from segcli.inference.predictor import Predictor
+from segcli.inference.upsample import class_map
 from segcli.metrics.confusion import ConfusionMatrix, scores
 from segcli.parallel import map_ahead
 from segcli.reporting.events import Reporter
@@ -81,11 +82,11 @@ class _Comparison:
     def update(
         self, image: NDArray[np.uint8], truth: NDArray[np.uint8], coarse: Any, before: Any
     ) -> None:
-        mine = self.predictor.coarse([image])[0]
+        mine, frame = self.predictor.coarse([image])
         difference = float((mine - coarse).abs().max())
         # max() would let a NaN pass.
         self.difference = difference if not difference <= self.difference else self.difference
-        after = self.predictor.predict(image)
+        after = class_map(mine[0], frame).numpy()  # as `predict` has it
         self.same += int((after == before).sum())
         self.pixels += after.size
         self.matrix.update(truth, after)
@@ -131,8 +132,8 @@ def compare(
 
     with reporter.progress("parity", len(samples), unit="images") as progress:
         for image, truth in map_ahead(load, samples):
-            coarse = reference.coarse([image])[0]
-            prediction = reference.predict(image)
+            coarse, frame = reference.coarse([image])
+            prediction = class_map(coarse[0], frame).numpy()
             before.update(truth, prediction)
             for comparison in comparisons.values():
                 comparison.update(image, truth, coarse, prediction)
