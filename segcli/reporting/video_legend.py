@@ -29,6 +29,9 @@ _LARGEST_LEGEND = 0.2
 # A class is named as long as it was in the picture lately: nothing blinks.
 _PRESENT_SHARE, _LINGER_FRAMES = 0.001, 12
 _SHARE_SPEED = 0.15
+# What is written as 0 % is better not written.
+_SMALLEST_SHARE = 0.005
+_WIDEST = "  88%"
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class Legend:
                     (start, middle), chosen.name, (*_INK, alpha), font=font(text), anchor="lm"
                 )
                 end = x + width
-                share_end = round(start + font(text).getlength(f"{chosen.name} 88%"))
+                share_end = round(start + font(text).getlength(f"{chosen.name}{_WIDEST}"))
                 entries.append(_Entry(index, (x, top, end, top + line), (share_end, round(middle))))
                 x = end
         return entries
@@ -103,7 +106,7 @@ class Legend:
                 x0, y0, x1, y1 = entry.box
                 color[y0:y1, x0:x1] = self._bright[0][y0:y1, x0:x1]
                 keep[y0:y1, x0:x1] = self._bright[1][y0:y1, x0:x1]
-                if self._shares:
+                if self._shares and self._mean[entry.index] >= _SMALLEST_SHARE:
                     _stamp(color, keep, f"{self._mean[entry.index]:.0%}", entry, self._text)
         foot = painted[-self._height :]
         np.copyto(foot, cv2.add(cv2.multiply(foot, keep, scale=1 / 255), color))
@@ -132,7 +135,7 @@ def _line(text: int) -> int:
 
 
 def _entry_width(name: str, text: int, shares: bool) -> int:
-    shown = f"{name} 88%" if shares else name
+    shown = f"{name}{_WIDEST}" if shares else name
     return round(text * 2.1 + float(font(text).getlength(shown)))
 
 
@@ -202,7 +205,7 @@ def blend_corner(painted: Picture, text: str) -> None:
     size = int(np.clip(round(min(painted.shape[:2]) / 28), _SMALLEST_TEXT, _LARGEST_TEXT))
     color, keep = _padded_word(text, size)
     height, width = color.shape[:2]
-    if height > painted.shape[0] or width > painted.shape[1]:
+    if height > painted.shape[0] / 4 or width > painted.shape[1] / 4:
         return
     corner = painted[:height, painted.shape[1] - width :]
     np.copyto(corner, cv2.add(cv2.multiply(corner, keep, scale=1 / 255), color))
