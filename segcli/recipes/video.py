@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from segcli.environment import keep_freed_memory
 from segcli.errors import DataError, SegcliError
 from segcli.inference.predictor import Predictor
 from segcli.inference.tta import TTA
@@ -50,8 +49,6 @@ def make_videos(
     """
     reporter = reporter or NullReporter()
     jobs = find_jobs(inputs, out)
-    # Frames and logits of one size come and go; fresh pages for each took a sixth of the time.
-    keep_freed_memory()
     predictor = Predictor.from_checkpoint(
         find_checkpoint(checkpoint),
         device=device,
