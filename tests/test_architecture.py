@@ -107,6 +107,7 @@ HEAVY = ("torch", "torchvision", "cv2", "albumentations", "numpy", "PIL", "yaml"
         ["check", "--help"],
         ["--version"],
         ["predict", "--help"],
+        ["distill", "--help"],
         ["video", "--help"],
     ],
 )

@@ -212,7 +212,7 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(hit[0], comments=True)[2:] for hit in found if hit]
 
 
-@pytest.mark.parametrize("page", ["experiments.md", "scale-out.md"])
+@pytest.mark.parametrize("page", ["experiments.md", "scale-out.md", "distillation.md"])
 def test_the_commands_in_the_guides_name_configs_and_keys_that_exist(page: str) -> None:
     if not DOCS.is_dir():
         pytest.skip("the docs are not beside these tests")
