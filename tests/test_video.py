@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from video_zoo import boxes, clip, describe, ffmpeg, look, make
 
 from segcli.errors import DataError, OutputError, SegcliError
 from segcli.inference.video_probe import exact_rate, mp4_frames, probe
+from segcli.inference.video_read import VideoReader
 from segcli.recipes.video_inputs import find_jobs
 from segcli.reporting.video import Look
 
@@ -184,6 +186,15 @@ def test_a_truncated_clip_ends_where_it_ends(tmp_path: Path) -> None:
         kinds.add("part")
     assert kinds == {"nothing", "part"}
     assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_fewer_frames_than_the_index_lists_are_a_fault(tmp_path: Path) -> None:
+    info = probe(clip(tmp_path / "in.mp4"))
+    for frames, fault in ((10, None), (40, "truncated or damaged")):
+        reader = VideoReader(replace(info, frames=frames))
+        assert len(list(reader)) == 10
+        assert reader.fault() == fault
+        reader.close()
 
 
 def test_the_sound_ends_with_a_part_of_a_video(tmp_path: Path) -> None:

@@ -153,6 +153,15 @@ def test_a_cut_begins_anew(drive: Drive) -> None:
     assert (smoother.push(drive.images[0], unsure, False) == 3).all()
     assert (smoother.push(other, unsure, True) == 3).all()
     assert (smoother.finish() == 7).all()
+    smoother = Smoother(0.9)
+    smoother.push(drive.images[0], sure, True)
+    smoother.push(drive.images[0], unsure, True)
+    smoother.finish()
+    assert smoother.before.share is None, "a cut is no flicker"
+    with pytest.raises(ValueError, match="first frame"):
+        smoother.push(drive.images[0], sure, True)
+        smoother.push(other, None, True)
+        smoother.finish()
     with pytest.raises(ValueError, match="first frame"):
         run(Smoother(), [(drive.images[0], None)] * 2)
     with pytest.raises(ValueError, match="first frame"):
@@ -171,8 +180,9 @@ def test_what_is_uncovered_is_not_smoothed() -> None:
     thing[:, 8:15, 10:17] = torch.tensor([0.0, 1.0])[:, None, None]
     nothing = torch.zeros(2, 24, 32)
     nothing[0] = 1
-    _, label = run(smoother, [(before, thing), (after, nothing)])
-    assert (label[40:50, 48:62] == 0).mean() > 0.95
+    _, last, gone = run(smoother, [(before, thing), (before, thing), (after, nothing)])
+    assert (last[40:50, 48:62] == 1).mean() > 0.95
+    assert (gone[40:50, 48:62] == 0).mean() > 0.95
 
 
 def test_flicker_of_known_changes() -> None:
