@@ -26,7 +26,7 @@ Picture = NDArray[np.uint8]
 Predict = Callable[[Picture], Picture]
 Size = tuple[int, int]
 WIDTH, HEAD_WIDTH = 256, 128  # smp.FPN's own
-STUDENT = {"encoder": "mobilenet_v2", "width_mult": 0.5, "width": 64, "head_width": 64}
+STUDENT = {"encoder": "mobilenet_v2", "width_mult": 0.5, "width": 64, "head_width": 32}
 # Ultralytics' network from its own YAML, untrained: run by an interpreter that has it, which
 # leaves two ONNX files, one that ends in logits and one that ends in a class map.
 YOLO = """
