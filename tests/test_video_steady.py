@@ -183,6 +183,11 @@ def test_what_is_uncovered_is_not_smoothed() -> None:
     _, last, gone = run(smoother, [(before, thing), (before, thing), (after, nothing)])
     assert (last[40:50, 48:62] == 1).mean() > 0.95
     assert (gone[40:50, 48:62] == 0).mean() > 0.95
+    # The other way round: nothing in the old picture looks like what appeared.
+    frames = [(after, nothing), (after, nothing), (before, thing)]
+    _, last, there = run(Smoother(0.95), frames)
+    assert (last[40:50, 48:62] == 0).mean() > 0.95
+    assert (there[40:50, 48:62] == 1).mean() > 0.95
 
 
 def test_flicker_of_known_changes() -> None:
