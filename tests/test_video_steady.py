@@ -128,7 +128,7 @@ def test_reuse_moves_the_classes_along(drive: Drive) -> None:
     moved = []
     for i, image in enumerate(drive.images):
         label = drive.truth[i] if i % 3 == 0 else None
-        moved.append(reuse.update(image, label, i == 0))
+        moved.append(reuse.update(image, label))
         stale.append(drive.truth[i // 3 * 3])
     between = [i for i in range(FRAMES) if i % 3]
 
@@ -165,7 +165,7 @@ def test_a_cut_begins_anew(drive: Drive) -> None:
     with pytest.raises(ValueError, match="first frame"):
         run(Smoother(), [(drive.images[0], None)] * 2)
     with pytest.raises(ValueError, match="first frame"):
-        Reuse().update(drive.images[0], None, True)
+        Reuse().update(drive.images[0], None)
 
 
 def test_what_is_uncovered_is_not_smoothed() -> None:

@@ -52,14 +52,12 @@ class Reuse:
         self._labels: Bytes | None = None
         self._flow: NDArray[np.float32] | None = None
 
-    def update(self, image: Bytes, labels: Bytes | None, cut: bool) -> Bytes:
+    def update(self, image: Bytes, labels: Bytes | None) -> Bytes:
         """The class map of the next frame.
 
         Args:
-            labels: predicted for it, or None; at a cut they have to be there.
+            labels: predicted for it, as those of the first frame of a shot have to be; or None.
         """
-        if cut:
-            self._motion.reset()
         step = self._motion.step(image)
         if labels is not None:
             self._labels, self._flow = labels, None

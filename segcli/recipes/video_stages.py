@@ -154,7 +154,7 @@ class Pipeline:
     def _reused(self, items: Iterator[Item]) -> Iterator[Item]:
         for item in items:
             with self.clock.measure("steady"):
-                label = self._reuse.update(item.frame.image, item.label, item.cut)
+                label = self._reuse.update(item.frame.image, item.label)
             yield replace(item, label=label)
 
     def _smoothed(self, items: Iterator[Item]) -> Iterator[Item]:
