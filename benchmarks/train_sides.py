@@ -145,7 +145,7 @@ class SegcliStep:
             with lap("network"):  # it normalises as well
                 output = self.forward(images)
             with lap("outside"):
-                losses = self.loss(output.logits, output.auxiliary, target)
+                losses = self.loss(output.logits, output.auxiliary, target, output.padded)
                 self.optimizer.zero_grad(set_to_none=True)
         with lap("network"):
             losses["total"].backward()

@@ -136,6 +136,27 @@ def test_logits_of_another_size_are_read_at_the_labels_own(soft: bool) -> None:
     assert losses["total"].dtype == torch.float32
 
 
+@pytest.mark.parametrize("soft", [False, True])
+def test_levels_may_go_on_where_nothing_is_labelled(soft: bool) -> None:
+    """Levels of a padded picture: what they say beside the picture counts nothing."""
+    logits, target = batch()
+    assert target.shape[-2:] == (7, 9)
+    level = torch.randn(2, 5, 4, 6)  # stride 2, of 8 × 12
+    labels = F.pad(target, (0, 3, 0, 1), value=255)
+    if soft:
+        target, labels = (
+            (x[:, None] == torch.arange(5)[:, None, None]).to(torch.uint8) * 255
+            for x in (target, labels)
+        )
+    padded = (8 / 7, 12 / 9)
+    losses = SegmentationLoss()(logits, {"p3": level}, target, padded)
+    expected = cross_entropy(level, shrink_target(labels, (4, 6)))
+    torch.testing.assert_close(losses["p3"], expected)
+    level[..., 5:] += 9 * torch.rand(5, 1, 1)
+    again = SegmentationLoss()(logits, {"p3": level}, target, padded)
+    assert torch.equal(again["total"], losses["total"])
+
+
 def test_unknown_terms_are_refused_with_the_nearest_name() -> None:
     with pytest.raises(ConfigError, match=r"unknown loss 'lovaz' \(did you mean 'lovasz'\?\)"):
         SegmentationLoss(terms={"lovaz": 1.0})

@@ -135,8 +135,10 @@ def test_width_multiplier(name: str, width_mult: float) -> None:
 def test_odd_sizes_train(decoder: str) -> None:
     model = small("mobilenet_v3_small", decoder).train()
     for size in [(1, 1), (31, 33), (33, 47), (65, 97)]:
-        for x in _all(model(pictures(*size))):
-            assert x.shape == (1, CLASSES, *size)
+        output = model(pictures(*size))
+        assert output.logits.shape == (1, CLASSES, *size)
+        for level, stride in zip(output.auxiliary.values(), (4, 8, 16, 32), strict=False):
+            assert level.shape[-2:] == tuple(side // stride for side in output.padded_size)
 
 
 def test_auxiliary_logits_are_at_their_own_stride() -> None:

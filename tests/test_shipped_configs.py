@@ -149,7 +149,7 @@ def test_its_own_network_takes_a_step(name: str) -> None:
     model = build_from_config(load_config(name), 5, pretrained=False)
     output = model(torch.randint(0, 256, (2, 3, 32, 64), dtype=torch.uint8))
     target = torch.randint(0, 5, (2, 32, 64), dtype=torch.uint8)
-    loss = SegmentationLoss()(output.logits, output.auxiliary, target)["total"]
+    loss = SegmentationLoss()(output.logits, output.auxiliary, target, output.padded)["total"]
     loss.backward()
     assert bool(torch.isfinite(loss))
     gradients = [p.grad for p in model.parameters()]

@@ -20,7 +20,13 @@ from segcli.config import LossTerm
 from segcli.errors import ConfigError
 from segcli.losses.cross_entropy import cross_entropy, focal, ohem
 from segcli.losses.regions import bce, dice, lovasz
-from segcli.losses.targets import CountOver, class_weights_from_counts, planes, shrink_target
+from segcli.losses.targets import (
+    CountOver,
+    class_weights_from_counts,
+    pad_target,
+    planes,
+    shrink_target,
+)
 
 __all__ = ["SegmentationLoss", "class_weights_from_counts", "cross_entropy", "shrink_target"]
 
@@ -84,7 +90,11 @@ class SegmentationLoss(nn.Module):
         self._losses = {name: known[name] for name in terms}
 
     def forward(
-        self, logits: Tensor, auxiliary: Mapping[str, Tensor], target: Tensor
+        self,
+        logits: Tensor,
+        auxiliary: Mapping[str, Tensor],
+        target: Tensor,
+        padded: tuple[float, float] = (1.0, 1.0),
     ) -> dict[str, Tensor]:
         """Named losses; their ``total`` is what is minimised.
 
@@ -93,6 +103,8 @@ class SegmentationLoss(nn.Module):
                 target's (bilinear), in float32.
             auxiliary: level name -> (N, K, h, w), each at its own resolution.
             target: hard (N, H, W) or soft (N, K, H, W).
+            padded: height and width that `auxiliary` covers, over those of the target: they
+                may go on at the bottom and on the right, where nothing is labelled.
 
         Returns:
             Scalars: ``segmentation``, the weighted sum on `logits`; where there are several
@@ -106,8 +118,9 @@ class SegmentationLoss(nn.Module):
         if len(terms) > 1:
             losses.update(terms)
         if auxiliary and self.auxiliary > 0:
+            wide = pad_target(target, padded, self.ignore_index)
             for name, level in auxiliary.items():
-                small = shrink_target(target, level.shape[-2:])
+                small = shrink_target(wide, level.shape[-2:])
                 losses[name] = self._sum(self._each(level, small))
             levels = torch.stack([losses[name] for name in auxiliary])
             losses["total"] = losses["segmentation"] + self.auxiliary * levels.mean()

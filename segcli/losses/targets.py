@@ -61,6 +61,19 @@ def class_share(target: Tensor, k: int, ignore_index: int) -> Tensor:
     return share if target.is_floating_point() else share / 255.0
 
 
+def pad_target(target: Tensor, padded: tuple[float, float], ignore_index: int) -> Tensor:
+    """Go on with a target at the bottom and on the right, to `padded` times its H and W.
+
+    What is added has no label: `ignore_index` in hard targets, no share of any class in soft
+    ones.
+    """
+    height, width = target.shape[-2:]
+    below, right = round(height * padded[0]) - height, round(width * padded[1]) - width
+    if not below and not right:
+        return target
+    return F.pad(target, (0, right, 0, below), value=ignore_index if target.ndim == 3 else 0)
+
+
 def shrink_target(target: Tensor, size: tuple[int, int] | torch.Size) -> Tensor:
     """Bring a target to a level's h × w: hard ones by nearest centre, soft ones by area.
 

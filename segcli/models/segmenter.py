@@ -23,14 +23,21 @@ class TrainingOutput(NamedTuple):
     Attributes:
         logits: `(N, K, H, W)`, the prediction.
         auxiliary: deep-supervision logits by name (`p2`..`p5` of an FPN), `(N, K, h, w)`.
-            Each covers the whole picture at its own stride: resize it bilinearly to the
-            labels' size. Where the picture had to be padded they come at `H, W` already.
+            Each covers the padded picture at its own stride.
+        padded_size: `(H', W')`, of which `auxiliary` has the right and the bottom too.
         coarse: what `logits` were upsampled from, where `Segmenter.shows_coarse` asks for it.
     """
 
     logits: Tensor
     auxiliary: Mapping[str, Tensor]
+    padded_size: tuple[int, int]
     coarse: StrideOutput | None = None
+
+    @property
+    def padded(self) -> tuple[float, float]:
+        """Height and width of the padded picture over those of the picture itself."""
+        height, width = self.logits.shape[-2:]
+        return self.padded_size[0] / height, self.padded_size[1] / width
 
 
 class StrideOutput(NamedTuple):
@@ -93,11 +100,8 @@ class Segmenter(nn.Module):
         logits = _to_image(output.logits, output.padded_size, height, width)
         if not self.training:
             return logits
-        auxiliary = dict(output.auxiliary)
-        if output.padded_size != (height, width):
-            for name, low in auxiliary.items():
-                auxiliary[name] = _to_image(low, output.padded_size, height, width)
-        return TrainingOutput(logits, auxiliary, output if self.shows_coarse else None)
+        shown = output if self.shows_coarse else None
+        return TrainingOutput(logits, output.auxiliary, output.padded_size, shown)
 
     def logits_at_stride(self, images: Tensor) -> StrideOutput:
         """As `forward`, but stop before the last upsampling, at the decoder's stride."""

@@ -16,7 +16,7 @@ from segcli.config import DistillConfig
 from segcli.data.mixing import UNLABELLED, Extra
 from segcli.losses.cross_entropy import cross_entropy
 from segcli.losses.distillation import DistillationLoss
-from segcli.losses.targets import shrink_target
+from segcli.losses.targets import pad_target, shrink_target
 from segcli.models.discriminator import Discriminator
 from segcli.models.segmenter import Segmenter, StrideOutput, TrainingOutput
 from segcli.recipes.distill_teacher import Teacher
@@ -106,6 +106,7 @@ class Lessons:
             output.logits[:fine],
             {name: level[:fine] for name, level in output.auxiliary.items()},
             self.labels(target[:fine]),
+            output.padded,
         )
         student = output.coarse
         if student is None:
@@ -118,7 +119,7 @@ class Lessons:
             coarse = fine < len(images) and self.has_coarse and self.settings.coarse_weight > 0
             if self.teacher is not None and (self.loss.weights or coarse):
                 taught = _ask(self.teacher, images, logits)
-            padded = _padded(target, images, student.padded_size, self.ignore)
+            padded = pad_target(target, output.padded, self.ignore)
             if taught is not None and self.loss.weights:
                 weighted, figures = self._taught(run, student, taught, images, padded, live)
             if coarse:
@@ -140,7 +141,7 @@ class Lessons:
         """(weighted losses, figures) of all views, without what is ignored."""
         known = target.sum(1) > 0 if target.ndim == 4 else target != self.ignore
         valid = self.loss.mask(known, student.logits.shape[-2:], None)
-        images = _pad(images, student.padded_size, 0)
+        images = _pad(images, student.padded_size)
         features = (student.features, taught.features) if self.features else (None, None)
         terms = self.loss(student.logits, taught.logits, valid, *features, images)
         terms.pop("total")
@@ -202,14 +203,7 @@ def _width(model: object) -> int:
     return int(classifier.in_channels)  # type: ignore[arg-type]
 
 
-def _pad(x: Tensor, size: tuple[int, int], value: float) -> Tensor:
-    """`x` (..., H, W) with padding on the right and at the bottom to `size`."""
-    below, right = size[0] - x.shape[-2], size[1] - x.shape[-1]
-    return F.pad(x, (0, right, 0, below), value=value) if right or below else x
-
-
-def _padded(target: Tensor, images: Tensor, size: tuple[int, int], ignore: int) -> Tensor:
-    """A target with the padding of its picture, at its own resolution."""
-    (h, w), (th, tw) = images.shape[-2:], target.shape[-2:]
-    wanted = (round(size[0] * th / h), round(size[1] * tw / w))
-    return _pad(target, wanted, 0 if target.ndim == 4 else ignore)
+def _pad(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Images (N, 3, H, W) with black padding on the right and at the bottom to `size`."""
+    below, right = size[0] - images.shape[-2], size[1] - images.shape[-1]
+    return F.pad(images, (0, right, 0, below)) if right or below else images

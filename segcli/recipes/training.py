@@ -195,7 +195,7 @@ def forward_losses(
 ) -> dict[str, Tensor]:
     """Named losses of a batch; the model is in train mode."""
     output: TrainingOutput = model(images)
-    losses: dict[str, Tensor] = loss(output.logits, output.auxiliary, target)
+    losses: dict[str, Tensor] = loss(output.logits, output.auxiliary, target, output.padded)
     return losses
 
 
