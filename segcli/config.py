@@ -30,7 +30,7 @@ class DataConfig(Section):
     label_space: str | None = None
     """Name of the label space that the folder must have; null takes what it has."""
     train: tuple[str, ...] = Field(default=("train",), min_length=1)
-    """Splits to train on, joined."""
+    """Splits to train on, joined; the path of another prepared folder stands for its train."""
     val: tuple[str, ...] = Field(default=("val",), min_length=1)
     """Splits to validate on."""
     soft_targets: bool = False
@@ -233,7 +233,8 @@ class DistillConfig(Section):
     void: bool = False
     """Let the teacher speak where fine labels are ignored; it always does on extra pictures."""
     coarse: tuple[str, ...] = ()
-    """Splits with coarse labels, such as [train_extra]: a batch has as many extra pictures."""
+    """Splits with coarse labels, such as [train_extra], or other prepared folders, such as one
+    of `segcli predict --pseudo-labels`: a batch has as many extra pictures."""
     unlabelled: tuple[str, ...] = ()
     """Extra pictures without labels: splits (labels are not read), folders, files, videos."""
     frame_step: Count = 10
@@ -258,6 +259,11 @@ class Config(Section):
     eval: EvalConfig = EvalConfig()
     distill: DistillConfig | None = None
     """What `segcli distill` adds to the training of a student; other commands leave it aside."""
+
+    @property
+    def label_sources(self) -> tuple[str, ...]:
+        """Names of the splits that training takes labels from."""
+        return self.data.train + (self.distill.coarse if self.distill is not None else ())
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, every default filled in."""

@@ -19,12 +19,15 @@ from typer.testing import CliRunner
 
 from segcli.commands.predict import predict
 from segcli.data.images import read_image
+from segcli.data.manifest import load_manifest
 from segcli.errors import DataError, OutputError, UsageError
 from segcli.inference.predictor import Predictor
 from segcli.inference.tta import TTA
+from segcli.recipes.check_data import check_prepared
 from segcli.recipes.predict import predict_files
 from segcli.recipes.predict_inputs import find_jobs
 from segcli.recipes.predict_output import Wanted
+from segcli.reporting.events import NullReporter
 
 
 @pytest.fixture
@@ -125,6 +128,31 @@ def test_confidence_rejection_and_shares(world):
     overlay = read_image(world / "predictions" / "overlays" / "b.png")
     plain = read_image(world / "in" / "b.png")
     assert (overlay[mask == 255] != plain[mask == 255]).any(1).mean() > 0.9
+
+
+def test_pseudo_labels_are_a_data_set_that_training_reads(world):
+    command = ["in", "--pseudo-labels", "--device", "cpu", "--out", "pseudo"]
+    result = CliRunner().invoke(application(), [*command, "--reject-below", "0.3"])
+    assert result.exit_code == 0, result.output
+    assert "data.train=[train, pseudo]" in result.stdout
+    own = load_manifest("pseudo")
+    found = check_prepared(Path("pseudo"), NullReporter())
+    assert [f for f in found if f.severity == "error"] == []
+    for sample in own.split("train"):
+        mask = np.asarray(Image.open(sample.label))
+        assert sample.image.with_suffix("") == world / "in" / sample.id
+        assert mask.shape == sample.size
+        assert sample.pixels == (*np.bincount(mask.ravel(), minlength=4)[:4], (mask == 255).sum())
+        assert (world / "pseudo" / "confidence" / f"{sample.id}.png").is_file()
+    joined = load_manifest("pseudo", ["train", "pseudo"])
+    assert joined.split("pseudo") == own.split("train")
+    with pytest.raises(DataError, match="no samples in split 'gone'"):
+        load_manifest("pseudo", ["gone"]).split("gone")
+    text = Path("pseudo/manifest.json").read_text()
+    Path("other").mkdir()
+    Path("other/manifest.json").write_text(text.replace(SPACE.class_names[0], "elsewhere"))
+    with pytest.raises(DataError, match="other classes"):
+        load_manifest("pseudo", ["other"])
 
 
 def test_a_list_on_stdin_is_mirrored_below_its_common_folder(folder):

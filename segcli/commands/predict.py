@@ -46,6 +46,14 @@ _RejectBelow = Annotated[
         "and, in the mask, the value that training ignores.",
     ),
 ]
+_PseudoLabels = Annotated[
+    bool,
+    typer.Option(
+        "--pseudo-labels",
+        help="Make --out a data set to train on: implies --confidence and, unless it is given, "
+        "--reject-below 0.9.",
+    ),
+]
 _Tta = Annotated[
     bool, typer.Option("--tta", help="Average flipped and scaled views: slower, better.")
 ]
@@ -68,6 +76,8 @@ _Json = Annotated[
     bool, typer.Option("--json", help="Print predictions.json on stdout, all else on stderr.")
 ]
 
+# Labels below are wrong too often to learn from.
+_SURE = 0.9
 # The least that the tiler cuts: two steps of its grid.
 _SMALLEST_TILE = 64
 
@@ -80,6 +90,7 @@ def predict(
     overlay: _Overlay = True,
     confidence: _Confidence = False,
     reject_below: _RejectBelow = None,
+    pseudo_labels: _PseudoLabels = False,
     tta: _Tta = False,
     scales: _Scales = None,
     flip: _Flip = True,
@@ -100,6 +111,9 @@ def predict(
     from segcli.reporting.console import ConsoleReporter
     from segcli.reporting.events import NullReporter, Reporter
 
+    if pseudo_labels:
+        confidence = True
+        reject_below = _SURE if reject_below is None else reject_below
     speaks = world().is_main
     reporter: Reporter = ConsoleReporter(stderr=as_json) if speaks else NullReporter()
     try:
@@ -112,6 +126,7 @@ def predict(
             tile=_tile(tile),
             batch_size=batch_size,
             redo=redo,
+            pseudo_labels=pseudo_labels,
             device=device,
             precision=precision,
             reporter=reporter,
@@ -124,6 +139,8 @@ def predict(
         typer.echo(json.dumps(result.summary, indent=2, allow_nan=False))
     else:
         _tell(result, out, overlay=overlay, confidence=confidence)
+    if pseudo_labels and not as_json:
+        typer.echo(f"next: --set 'data.train=[train, {out}]' on the config that trains with it")
     if result.failed:
         total = result.predicted + result.skipped + len(result.failed)
         first = result.failed[0]

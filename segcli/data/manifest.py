@@ -16,6 +16,8 @@ from segcli.labels import LabelSpace
 
 FORMAT = 1
 FILE_NAME = "manifest.json"
+# The layout of what a network has labelled: there is no raw data set behind it.
+PSEUDO_LABELS = "pseudo-labels"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,14 +107,19 @@ def write_manifest(manifest: Manifest) -> Path:
     return path
 
 
-def load_manifest(folder: str | Path) -> Manifest:
+def load_manifest(folder: str | Path, also: Sequence[str] = ()) -> Manifest:
     """Read the manifest of a prepared folder (or the manifest file itself).
 
     The raw images are looked for at the relative path first, so that both folders can move
     together, then where they lay when the labels were prepared.
 
+    Args:
+        also: names of splits. One that is the path of another prepared folder, with the same
+            classes, becomes a split of that name: the `train` of that folder.
+
     Raises:
-        DataError: not prepared yet, another format, malformed, or the raw images are gone.
+        DataError: not prepared yet, another format, malformed, the raw images are gone, or
+            `also` has other classes.
     """
     path = Path(folder)
     path = path if path.name == FILE_NAME else path / FILE_NAME
@@ -139,7 +146,24 @@ def load_manifest(folder: str | Path) -> Manifest:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"malformed manifest ({error!r})", file=path) from None
     _check(manifest, path)
-    return manifest
+    return _joined(manifest, also)
+
+
+def _joined(manifest: Manifest, names: Sequence[str]) -> Manifest:
+    splits = dict(manifest.splits)
+    for name in names:
+        if name in splits or not (Path(name) / FILE_NAME).is_file():
+            continue
+        other = load_manifest(name)
+        if other.label_space.fingerprint() != manifest.label_space.fingerprint():
+            raise DataError(
+                f"prepared as {other.label_space.name}, other classes than "
+                f"{manifest.label_space.name}",
+                file=other.folder,
+                hint=f"of {manifest.folder}; both need the same",
+            )
+        splits[name] = other.split("train")
+    return dataclasses.replace(manifest, splits=splits)
 
 
 def _find_source(value: dict[str, Any], path: Path) -> Path:

@@ -41,7 +41,7 @@ def check_config(
     found = [Finding(codes.CONFIG, OK, f"the config loads: {model}", path)]
     found += _device(device)
     try:
-        manifest = load_manifest(config.data.prepared)
+        manifest = load_manifest(config.data.prepared, config.label_sources)
     except DataError as error:
         hint = "segcli prepare-labels ROOT, or --set data.prepared=FOLDER"
         found.append(of_error(codes.DATA_FOLDER, error, hint))

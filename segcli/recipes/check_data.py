@@ -11,7 +11,7 @@ from segcli.data.classes import NAME_THEM, brings_own_space, space_for
 from segcli.data.convert import make_tables
 from segcli.data.faults import Seen, look_at_pair, look_at_sample
 from segcli.data.layouts import Fault, Layout, find_layout
-from segcli.data.manifest import FILE_NAME, Manifest, load_manifest
+from segcli.data.manifest import FILE_NAME, PSEUDO_LABELS, Manifest, load_manifest
 from segcli.data.set_faults import ClassCounts, Duplicates
 from segcli.data.tasks import INDEX, RAW, Task
 from segcli.environment import usable_cores
@@ -138,6 +138,8 @@ def _empty(splits: Mapping[str, Sequence[Any]], file: Path) -> list[Finding]:
 
 def _other_samples(manifest: Manifest) -> list[Finding]:
     """Samples that the raw data set has and the manifest has not, and the other way round."""
+    if manifest.layout == PSEUDO_LABELS:
+        return []
     try:
         layout = find_layout(manifest.source)
     except DataError as error:

@@ -103,7 +103,7 @@ def distill(
         SegcliError: whatever `train` raises, and a teacher that cannot be used.
     """
     world = world or World()
-    manifest = load_manifest(config.data.prepared)
+    manifest = load_manifest(config.data.prepared, config.label_sources)
     job = Job(config, folder, device, world, manifest, reporter)
     taught = load_teacher(teacher, manifest.label_space, warn=reporter.warning)
     if world.is_main:

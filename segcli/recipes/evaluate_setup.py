@@ -99,6 +99,12 @@ def set_up(
     return Job(checkpoint, manifest, splits, chosen, limited, truths, folder, extras)
 
 
+def _label_sources(checkpoint: Checkpoint) -> list[str]:
+    """The splits that were trained on, other folders among them: they are part of the data."""
+    distill = checkpoint.training.get("distill") or {}
+    return [*checkpoint.data.get("train", ()), *distill.get("coarse", ())]
+
+
 def _manifest(checkpoint: Checkpoint, prepared: Path | None) -> Manifest:
     """The data to evaluate on, which has to mean the same classes as the checkpoint."""
     usual = Path(str(checkpoint.data.get("prepared", "")))
@@ -108,7 +114,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Path | None) -> Manifest:
             file=usual,
             hint="say where with --prepared",
         )
-    manifest = load_manifest(prepared or usual)
+    manifest = load_manifest(prepared or usual, _label_sources(checkpoint))
     if clause := checkpoint.label_space.difference(manifest.label_space):
         raise LabelSpaceError(
             f"checkpoint and data have different classes, {clause}",

@@ -27,6 +27,7 @@ from segcli.labels import LabelSpace
 from segcli.parallel import map_ahead
 from segcli.recipes.predict_inputs import CONFIDENCE, MASKS, OVERLAYS, STDIN, Job, find_jobs
 from segcli.recipes.predict_output import Outcome, Wanted, Writer, remove_leftovers, unsure_index
+from segcli.recipes.predict_pseudo import write_pseudo_labels
 from segcli.reporting.events import NullReporter, Reporter
 from segcli.runs import find_checkpoint
 
@@ -66,6 +67,7 @@ def predict_files(
     tile: str | Size = "auto",
     batch_size: int | None = None,
     redo: bool = False,
+    pseudo_labels: bool = False,
     device: str | None = None,
     precision: str | None = None,
     stdin: BinaryIO | None = None,
@@ -85,6 +87,7 @@ def predict_files(
         tile: `auto`, or (h, w) of tiles for large pictures.
         batch_size: pictures predicted together, if of one size; None takes 1, and 8 on CUDA.
         redo: predict all of them again.
+        pseudo_labels: make `out` a prepared data set, see `write_pseudo_labels`.
         stdin: the list that ``-`` reads.
 
     Raises:
@@ -116,6 +119,9 @@ def predict_files(
     summary = _summary(done, wanted, head, predictor.label_space)
     if place.is_main:
         files.write_json(out / SUMMARY, summary)
+        if pseudo_labels:
+            known = [(o.job, o.record) for o in done if o.record is not None]
+            write_pseudo_labels(out, known, predictor.label_space)
     failed = tuple(outcome.error for outcome in done if outcome.error is not None)
     skipped = sum(outcome.error is None and not outcome.fresh for outcome in done)
     predicted = len(done) - skipped - len(failed)

@@ -38,7 +38,7 @@ def preview(config: Config, *, out: Path, reporter: Reporter, count: int = 4) ->
         ConfigError: a transform that albumentations does not know.
         OutputError: a folder that cannot be written to.
     """
-    manifest = load_manifest(config.data.prepared)
+    manifest = load_manifest(config.data.prepared, config.label_sources)
     space = manifest.label_space
     samples = tuple(s for name in config.data.train for s in manifest.split(name))
     stages = plan(config.train.stages, len(samples))

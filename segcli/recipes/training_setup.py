@@ -55,7 +55,7 @@ def set_up(
     """
     world = world or World()
     torch.manual_seed(config.train.seed)
-    manifest = load_manifest(config.data.prepared)
+    manifest = load_manifest(config.data.prepared, config.label_sources)
     _check_config(config, manifest)
     _check_prediction_size(config, reporter)
     samples = tuple(s for name in config.data.train for s in manifest.split(name))
