@@ -68,12 +68,6 @@ class Lessons:
             )
         return loss.to(run.device).train()
 
-    def _channels(self, run: Training) -> dict[str, int]:
-        if self.teacher is None or not self.features:
-            return {}
-        widths = _width(run.model), _width(self.teacher.model)
-        return {"student_channels": widths[0], "teacher_channels": widths[1]}
-
     def labels(self, target: Tensor) -> Tensor:
         """What the supervised loss sees: labels of fine pictures, and what is ignored."""
         return target if target.ndim == 4 else target.masked_fill(target == UNLABELLED, self.ignore)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from segcli.labels import LabelSpace
@@ -36,7 +37,8 @@ def _facts(data: ReportData) -> Html:
         "precision": scores.get("precision"),
         "views": f"{len(views)} averaged" if len(views) > 1 else None,
         "checkpoint": scores.get("checkpoint"),
-        "data": scores.get("prepared"),
+        # A page is passed on: what its reader sees is the folder's name, not where it lay.
+        "data": Path(str(scores["prepared"])).name if scores.get("prepared") else None,
     }
     paths = ("checkpoint", "data")
     rows = [
