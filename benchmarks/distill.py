@@ -42,10 +42,12 @@ from segcli.errors import SegcliError
 from segcli.reporting.events import NullReporter
 
 QUARTER = 4
-STEPS = 264
+# Many steps of small batches: a student from scratch is far from trained after few large ones,
+# and then no teacher can be seen to help.
+STEPS, BATCH, CROP, RATE = 1000, 4, (128, 160), 3e-3
 # Steps and channels of the teacher, by what is labelled: all deserves the larger one.
 TEACHERS = {"quarter": (440, 128), "all": (900, 256)}
-BATCH = 8
+TEACHER_BATCH, TEACHER_CROP, TEACHER_RATE = 8, (192, 256), 1.5e-3
 PAPER = {"pixel": 1.0, "pairwise": 10.0, "holistic": 0.1}
 # Arm -> the distillation losses, and what else is special about it.
 ARMS: dict[str, dict[str, Any]] = {
@@ -221,13 +223,15 @@ def teaching(args: argparse.Namespace, config: Config, arm: str) -> Any:
 
 def config_of(args: argparse.Namespace, arm: str, seed: int) -> Config:
     """The experiment of an arm; it is the same for all of them where they need not differ."""
-    per_epoch = len(load_manifest(args.work / "data").split("labelled")) // BATCH
     teacher = arm == "teacher"
+    batch = TEACHER_BATCH if teacher else BATCH
+    per_epoch = len(load_manifest(args.work / "data").split("labelled")) // batch
     teacher_steps, teacher_width = TEACHERS[args.labelled]
     steps = teacher_steps if teacher else args.steps
     epochs = max(1, round(steps / per_epoch))
     if (other := ARMS.get(arm, {}).get("as_long_as")) is not None:
         epochs = as_long_as(args.work, other, seed, epochs)
+    crop = list(TEACHER_CROP if teacher else CROP)
     width = teacher_width if teacher else 64
     model = {"encoder": "mobilenet_v2", "width": width, "head_width": width}
     model |= {"weights": str(args.weights)} if teacher else {"width_mult": 0.5}
@@ -240,8 +244,11 @@ def config_of(args: argparse.Namespace, arm: str, seed: int) -> Config:
         },
         "model": model,
         "train": {
-            "stages": [{"size": [176, 240], "resize": 0.5, "epochs": epochs, "batch_size": BATCH}],
-            "optimizer": {"lr": 1.5e-3, "encoder_lr_factor": 0.3 if teacher else 1.0},
+            "stages": [{"size": crop, "resize": 0.5, "epochs": epochs, "batch_size": batch}],
+            "optimizer": {
+                "lr": TEACHER_RATE if teacher else RATE,
+                "encoder_lr_factor": 0.3 if teacher else 1.0,
+            },
             "loss": {"class_weights": "sqrt"},
             "validate_every": 10_000,
             # Fixed, for a measurement could choose otherwise for another arm.
