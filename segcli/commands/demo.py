@@ -16,7 +16,7 @@ def demo(
         typer.Option("--set", metavar="A.B=VALUE", help="Override a key of demo_fpn.yaml."),
     ] = None,
 ) -> None:
-    """Draw a city, then prepare, train, evaluate and predict on it, and make a video: offline."""
+    """Draw a city, then prepare, train, evaluate, predict, make a video and distill: offline."""
     from segcli.recipes.demo import demo as run_demo
     from segcli.reporting.console import ConsoleReporter
 
