@@ -16,6 +16,16 @@ from pydantic import BaseModel, ValidationError
 from segcli.config import PRESETS, Config
 from segcli.errors import ConfigError
 
+# What YAML calls these things, in place of Python's words for them.
+_WORDS = {
+    "tuple_type": "should be a list",
+    "dict_type": "should be a mapping",
+    "model_type": "should be a mapping",
+    "too_short": "should have {min_length} or more items",
+    "too_long": "should have {max_length} items at most",
+    "missing": "an item is missing",
+}
+
 
 class _StrictLoader(yaml.SafeLoader):
     """YAML that refuses a key given twice and reads 1e-3 as the number it is."""
@@ -71,7 +81,8 @@ def find_config(name: str | Path) -> Path:
         for candidate in names:
             if (shipped_folder() / candidate).is_file():
                 return shipped_folder() / candidate
-    near = difflib.get_close_matches(names[0], shipped_names(), n=1)
+    # All names end alike, which alone makes any two of them half the same.
+    near = difflib.get_close_matches(names[0], shipped_names(), n=1, cutoff=0.75)
     hint = f"did you mean '{near[0]}'?" if near else f"shipped: {', '.join(shipped_names())}"
     raise ConfigError("no such config", file=path, hint=hint)
 
@@ -98,7 +109,8 @@ def read_config(name: str | Path) -> tuple[Path, dict[str, Any]]:
     except OSError as error:
         raise ConfigError(f"cannot read ({error.strerror})", file=path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigError(f"not valid YAML, {' '.join(str(error).split())}", file=path) from None
+        text = " ".join(re.sub(r'\s*in "<unicode string>"', "", str(error)).split())
+        raise ConfigError(f"not valid YAML, {text}", file=path) from None
     if value is None:
         value = {}
     if not isinstance(value, dict):
@@ -189,9 +201,22 @@ def _explain(problem: Any) -> tuple[str, str]:
         near = near or _elsewhere(str(loc[-1]))
         hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
         return f"unknown key '{name}'", hint
-    message = str(problem["msg"]).removeprefix("Value error, ")
+    if loc[-1:] == ("[key]",):
+        return _explain_name(loc[:-1], str(problem.get("ctx", {}).get("expected", "")))
+    if words := _WORDS.get(problem["type"]):
+        message = words.format(**problem.get("ctx", {}))
+    else:
+        message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     message = message[:1].lower() + message[1:]
     return f"'{name}': {message}, not {problem['input']!r}", ""
+
+
+def _explain_name(loc: tuple[str | int, ...], expected: str) -> tuple[str, str]:
+    """As `_explain`, of a key that is one of the names in `expected`, such as a loss."""
+    known = re.findall(r"'([^']*)'", expected)
+    near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.6)
+    hint = f"did you mean '{near[0]}'?" if near else f"known: {', '.join(known)}"
+    return f"unknown key '{'.'.join(map(str, loc))}'", hint
 
 
 def _fields_at(loc: tuple[str | int, ...]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import colorsys
 import difflib
+import re
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise LabelSpaceError(f"cannot read ({error.strerror})", file=path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        text = " ".join(str(error).split())
+        text = " ".join(re.sub(r'\s*in "<unicode string>"', "", str(error)).split())
         raise LabelSpaceError(f"not valid YAML, {text}", file=path) from None
     if not isinstance(value, dict):
         raise LabelSpaceError("a label space file holds 'name', 'base', 'classes'", file=path)

@@ -51,6 +51,8 @@ def test_a_bare_name_finds_the_shipped_config_and_a_file_wins(
 def test_an_unknown_name_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match=r"no such config: fnp\.yaml \(did you mean 'fpn\.yaml'"):
         find_config("fnp.yaml")
+    with pytest.raises(ConfigError, match=r"no such config: nowhere \(shipped: "):
+        find_config("nowhere")
 
 
 def test_defaults_complete_a_short_file(tmp_path: Path) -> None:
@@ -87,11 +89,16 @@ def test_overrides_reach_every_kind_of_key(override: str, path: tuple, value: ob
         ("train: {optimizer: {lr: .nan}}", r"'train\.optimizer\.lr'"),
         ("model: {decoder: fnp}", r"'model\.decoder': .*'fpn' or 'unet'"),
         ("train: {augment: {scale: [2, 1]}}", r"smallest, largest"),
-        ("train: {stages: []}", r"'train\.stages'"),
-        ("model: 3", r"'model'"),
+        ("train: {stages: []}", r"'train\.stages': should have 1 or more items, not \[\]"),
+        ("data: {train: 2}", r"'data\.train': should be a list, not 2"),
+        ("model: 3", r"'model': should be a mapping, not 3"),
+        (
+            "train: {loss: {terms: {lovasc: 1}}}",
+            r"unknown key 'train\.loss\.terms\.lovasc': .*did you mean 'lovasz'\?",
+        ),
         ("- 1", r"a config holds"),
         ("model: {encoder: a, encoder: b}", r"line 1: key 'encoder' stands there twice"),
-        ("model: [", r"not valid YAML"),
+        ("model: [", r"not valid YAML, (?!.*unicode string).*<stream end>', line 1, column 9"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_the_file(tmp_path: Path, text: str, message: str) -> None:
@@ -125,3 +132,9 @@ def test_a_preset_given_by_set_brings_its_values(name: str, tmp_path: Path) -> N
     resolved.write_text(yaml.safe_dump(chosen.to_dict()))
     none = load_config(resolved, ["train.augment.preset=none"]).train.augment
     assert (none.scale, none.flip, none.color, none.weather) == ((1.0, 1.0), 0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(("written", "meant"), [("off", "off"), ("on", "on"), ("auto", "auto")])
+def test_yaml_words_for_true_and_false_mean_themselves(written: str, meant: str) -> None:
+    found = load_config("fpn.yaml", [f"train.compile={written}"])
+    assert found.train.compile == meant

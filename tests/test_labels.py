@@ -94,7 +94,7 @@ def test_a_space_without_base_lists_mask_values(tmp_path: Path) -> None:
         ("classes: [{name: a, ids: [300]}]", "0-255"),
         ("classes: [{name: a, color: [1, 2]}]", "not \\[R, G, B\\]"),
         ("classes: [{ids: [1]}]", "no 'name'"),
-        ("classes: [", "not valid YAML"),
+        ("classes: [", "not valid YAML, .*'<stream end>', line 1"),
         ("3", "a label space file holds"),
     ],
 )

@@ -127,6 +127,10 @@ def test_one_key_for_two_files_is_refused(tmp_path: Path) -> None:
 def test_unrecognised_folders_say_what_was_looked_for(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no such folder"):
         find_layout(tmp_path / "no")
+    (tmp_path / "file.png").touch()
+    with pytest.raises(DataError, match="this is a file, not a folder"):
+        find_layout(tmp_path / "file.png")
+    (tmp_path / "file.png").unlink()
     with pytest.raises(DataError, match="looked for leftImg8bit"):
         find_layout(tmp_path)
     cityscapes(tmp_path / "data", {"train": 1})

@@ -103,6 +103,7 @@ def test_damaged_weights(tmp_path: Path, suffix: str, content: bytes) -> None:
     with pytest.raises(ConfigError, match="cannot read encoder weights") as caught:
         load(path)
     assert str(path) in str(caught.value)
+    assert "(not a .pth or .safetensors file of weights, or a damaged one)" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -107,7 +107,7 @@ def test_from_a_checkpoint_alone(tmp_path):
 
 def test_damage_and_wrong_wishes_are_named(tmp_path):
     folder = make_run(tmp_path / "run", tmp_path / "prepared")
-    with pytest.raises(UsageError, match="precision 'fp8'"):
+    with pytest.raises(UsageError, match=r"precision 'fp8' \(one of fp32, bf16, fp16\)"):
         Predictor.from_checkpoint(folder, device="cpu", precision="fp8")
     with pytest.raises(UsageError):
         Predictor.from_checkpoint(folder, device="gpu")

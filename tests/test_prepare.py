@@ -131,7 +131,7 @@ def test_plain_folder_with_its_own_label_space(tmp_path: Path) -> None:
     np.testing.assert_array_equal(label, [[0, 0, 1, 255]])
     (values[0, 0],) = (3,)
     folder(tmp_path / "raw", 12, values)
-    with pytest.raises(DataError, match=r"value 3 \(1 pixels\).*add the value to a class"):
+    with pytest.raises(DataError, match=r"value 3 \(1 pixels\).*class.*--mask-values raw ignores"):
         _prepare(tmp_path / "raw", tmp_path / "out")
     _prepare(tmp_path / "raw", tmp_path / "out", mask_values="raw")
     label = read_label(load_manifest(tmp_path / "out").split("train")[0].label)

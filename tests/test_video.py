@@ -267,9 +267,13 @@ def test_a_symlink_is_replaced_and_not_followed(tmp_path: Path) -> None:
 
 
 def test_a_webcam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    levels: list[int] = []
+    before = cv2.utils.logging.getLogLevel()
+
     class Camera:
         def __init__(self, number: int) -> None:
             self.number = number
+            levels.append(cv2.utils.logging.getLogLevel())
 
         def isOpened(self) -> bool:  # noqa: N802 (cv2's name)
             return self.number == 1
@@ -284,6 +288,9 @@ def test_a_webcam(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cv2, "VideoCapture", Camera)
     with pytest.raises(DataError, match="no webcam 0"):
         make("0", tmp_path)
+    # OpenCV is silent while it looks for the camera, and not longer.
+    assert levels == [cv2.utils.logging.LOG_LEVEL_SILENT]
+    assert cv2.utils.logging.getLogLevel() == before
     result = make("1", tmp_path, limit=5)
     monkeypatch.undo()
     assert len(look(tmp_path / "camera-1.mp4").frames) == result.frames == 5

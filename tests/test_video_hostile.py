@@ -125,6 +125,12 @@ def test_a_playlist_would_be_read_without_the_whitelist(in_tmp: Path, secret: Pa
     assert subprocess.run(command, capture_output=True, timeout=30).returncode == 0
 
 
+def test_a_text_named_like_a_video_is_called_no_video(tmp_path: Path) -> None:
+    (tmp_path / "notes.mp4").write_text("milk, bread and a new bicycle\n")
+    with pytest.raises(DataError, match="not a video, or truncated: its index is missing"):
+        make(tmp_path / "notes.mp4", tmp_path / "out")
+
+
 def test_a_huge_picture_is_refused(tmp_path: Path) -> None:
     source = clip(tmp_path / "huge.mkv", "-vf", "scale=16000:4000", "-frames:v", 1, "-c:v", "mjpeg")
     with pytest.raises(DataError, match=r"huge\.mkv"):

@@ -156,6 +156,11 @@ def guess(values: set[int], task: Task) -> str:
         )
     if task.mask_values == INDEX and task.label_space.source != "indices":
         return "--mask-values raw maps raw ids to classes"
+    if task.mask_values == INDEX:
+        return (
+            "add the value to a class of the label space, or use 255 for ignored pixels; "
+            "--mask-values raw ignores what no class takes"
+        )
     return "add the value to a class of the label space, or use 255 for ignored pixels"
 
 

@@ -74,7 +74,8 @@ def find_layout(root: str | Path) -> Layout:
     """
     root = Path(root)
     if not root.is_dir():
-        raise DataError("no such folder", file=root)
+        what = "this is a file, not a folder" if root.exists() else "no such folder"
+        raise DataError(what, file=root)
     root = root.resolve()
     for scan in (_scan_cityscapes, _scan_camvid, _scan_folder):
         layout = scan(root)

@@ -78,7 +78,9 @@ class TorchBackend:
         channels_last: bool = False,
     ) -> None:
         if precision not in _DTYPES:
-            raise UsageError(f"unknown precision '{precision}'", hint=f"one of {PRECISIONS}")
+            raise UsageError(
+                f"unknown precision '{precision}'", hint=f"one of {', '.join(PRECISIONS)}"
+            )
         self.device, self.precision = torch.device(device), precision
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         self.model = model.to(self.device)

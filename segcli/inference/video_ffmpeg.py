@@ -198,7 +198,7 @@ def reason(messages: Sequence[str]) -> str:
     text = "\n".join(messages)
     known = (
         ("not on whitelist", "a format, codec or address that is not opened here"),
-        ("moov atom not found", "truncated: its index is missing"),
+        ("moov atom not found", "not a video, or truncated: its index is missing"),
         ("matches no streams", "there is no video in it"),
         ("does not contain any stream", "there is no video in it"),
         ("Cannot determine format", "not a video"),

@@ -57,8 +57,9 @@ def _read_state(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     # A damaged file fails in whichever parser meets the damage: zip, pickle, storage...
     except Exception as error:
-        reason = (str(error).splitlines() or [""])[0][:80]
-        hint = f"{type(error).__name__}: {reason}"
+        # What the parser says is of its own insides, and tells nobody what to do.
+        reason = error.strerror if isinstance(error, OSError) else None
+        hint = reason or "not a .pth or .safetensors file of weights, or a damaged one"
         raise ConfigError("cannot read encoder weights", file=path, hint=hint) from None
 
 

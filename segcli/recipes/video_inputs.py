@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -199,6 +200,21 @@ def _natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), part) if part.isdecimal() else (0, part) for part in parts]
 
 
+@contextmanager
+def _silent_opencv() -> Iterator[None]:
+    """Without OpenCV's own lines: which of its drivers found no camera is no help to anyone."""
+    logging = getattr(cv2.utils, "logging", None)
+    if logging is None:
+        yield
+        return
+    before = logging.getLogLevel()
+    logging.setLogLevel(logging.LOG_LEVEL_SILENT)
+    try:
+        yield
+    finally:
+        logging.setLogLevel(before)
+
+
 class CameraSource:
     """A webcam, until it is stopped; its frames carry the time at which they came.
 
@@ -211,7 +227,8 @@ class CameraSource:
     sound: tuple[Path, str] | None = None
 
     def __init__(self, number: int, limit: int | None) -> None:
-        self._camera: Any = cv2.VideoCapture(number)
+        with _silent_opencv():
+            self._camera: Any = cv2.VideoCapture(number)
         if not self._camera.isOpened():
             raise DataError(f"no webcam {number} here, and no file of that name", file=str(number))
         self._limit, self.total = limit or MAX_FRAMES, limit
