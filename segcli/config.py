@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -182,6 +182,13 @@ class TrainConfig(Section):
     """label: logits go back to the label's own resolution, `size / resize`, for the loss."""
     compile: Literal["auto", "on", "off"] = "auto"
     """torch.compile; auto compiles on CUDA, where it pays."""
+
+    @field_validator("compile", mode="before")
+    @classmethod
+    def _words(cls, value: object) -> object:
+        # YAML reads a bare on or off as true or false.
+        return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
     freeze_encoder: int = Field(default=0, ge=0)
     """Epochs at the start in which the encoder's weights stay as they are."""
     freeze_batchnorm: Literal["none", "encoder", "all"] = "none"
@@ -261,9 +268,10 @@ class Config(Section):
     """What `segcli distill` adds to the training of a student; other commands leave it aside."""
 
     @property
-    def label_sources(self) -> tuple[str, ...]:
-        """Names of the splits that training takes labels from."""
-        return self.data.train + (self.distill.coarse if self.distill is not None else ())
+    def label_sources(self) -> dict[str, str]:
+        """Splits that training takes labels from, and the folder that each name may be."""
+        coarse = self.distill.coarse if self.distill is not None else ()
+        return {name: name for name in (*self.data.train, *coarse)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types, every default filled in."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from pathlib import Path
 
 from segcli.errors import CheckpointError
@@ -10,6 +11,7 @@ from segcli.exported import exported_in, is_exported
 RUNS = Path("runs")
 # In the order of preference; each may have stepped aside to NAME.previous.
 NAMES = ("best", "last")
+EXPORT = "export"
 _DESCRIPTION = "checkpoint.json"
 
 
@@ -17,9 +19,10 @@ def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
     """The checkpoint folder, or the exported file, that `path` means.
 
     Args:
-        path: a run (its best, or else its last), a checkpoint folder, a file in one, a
-            folder of runs, an exported file or the folder that it was written to; None takes
-            the newest run under `root`.
+        path: a run (its best, or else its last), a run's name without its time, which means
+            the newest of that name, a checkpoint folder, a file in one, a folder of runs, an
+            exported file or the folder that it was written to; None takes the newest run under
+            `root`.
         root: where runs are looked for.
 
     Raises:
@@ -32,6 +35,8 @@ def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
         # "best" may be gone while "best.previous" is whole; the loader knows what to do.
         if _described(given):
             return given
+        if (run := newest_named(given)) is not None:
+            return _of_run(run) or run
         raise CheckpointError("no such run or checkpoint", file=given)
     if given.is_file():
         if _described(given.parent):
@@ -46,6 +51,16 @@ def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
     return (
         _of_run(given) or exported_in(given) or _newest(given, "give a run or a checkpoint folder")
     )
+
+
+def newest_named(path: Path) -> Path | None:
+    """The newest run whose folder is `path` and a time: `runs/fpn-20260131-101500` of `runs/fpn`.
+
+    Runs without a checkpoint do not count.
+    """
+    stamp = "-".join(("[0-9]" * 8, "[0-9]" * 6))
+    named = sorted(path.parent.glob(f"{glob.escape(path.name)}-{stamp}"))
+    return next((run for run in reversed(named) if _of_run(run) is not None), None)
 
 
 def run_folder(checkpoint: Path) -> Path:

@@ -360,11 +360,17 @@ def test_all_faults_of_a_config(prepared: Path, in_tmp: Path) -> None:
     more = [
         "data.label_space=camvid-11",
         "data.val=[test, train]",
+        "train.best_by=val/miuo",
+        "train.augment.extra=[{name: GausNoise}]",
+        "distill.coarse=[nowhere]",
         "model.weights=other.pth",
         "train.stages=[{size: [256, 256], epochs: 1, batch_size: 8}]",
     ]
     report = run("fpn.yaml", overrides=settings(prepared, *more), device="cuda:99")
+    words = " ".join(f.what for f in report.findings if f.code == codes.CONFIG)
+    assert all(wrong in words for wrong in ("val/miuo", "GausNoise", "nowhere"))
     assert {code for code, _ in found(report)} == {
+        codes.CONFIG,
         codes.LABEL_SPACE,
         codes.SPLITS,
         codes.WEIGHTS,

@@ -316,6 +316,16 @@ def test_frames_of_a_video_are_pictures_written_once(tiny_prepared: Path, tmp_pa
         prepare_frames(settings, manifest, NullReporter())
 
 
+def test_an_exported_teacher_wants_a_config_for_its_student(tmp_path: Path, teacher: Path) -> None:
+    described = describe_teacher(teacher)
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"")
+    exported = dataclasses.replace(described, path=file, training={})
+    with pytest.raises(ConfigError, match=r"an exported teacher.*name a config"):
+        student_config(None, exported, [])
+    assert student_config("demo_distill.yaml", exported, [])[0].distill is not None
+
+
 def test_an_exported_teacher_says_what_its_network_says(
     tiny_prepared: Path, tmp_path: Path, teacher: Path
 ) -> None:

@@ -76,7 +76,7 @@ def test_limit_pictures_and_last(world, tmp_path):
         tmp_path / "runs" / "demo" / "last", limit=2, pictures=0, device="cpu"
     )
     assert result["images"] == 2
-    assert out.name == "val-last" and not (out / "pictures").exists()
+    assert out.name == "val-last-2" and not (out / "pictures").exists()
 
 
 def test_evenly():
@@ -162,7 +162,12 @@ def test_finding_checkpoints(tmp_path, monkeypatch):
     assert find_checkpoint(alone) == alone and run_folder(alone) == alone
     new.rename(new.with_name("last.previous"))
     assert find_checkpoint(tmp_path / "runs" / "a-new").name == "last"
-    for wrong in ("nowhere", "runs/zz-empty", "file.txt"):
+    for stamp in ("20260102-030405", "20250102-030405", "20260102-030405-2"):
+        make_run(tmp_path / "runs" / f"fpn-{stamp}", tmp_path)
+    (tmp_path / "runs" / "fpn-20270102-030405").mkdir()
+    newest = tmp_path / "runs" / "fpn-20260102-030405" / "best"
+    assert find_checkpoint(tmp_path / "runs" / "fpn") == newest
+    for wrong in ("nowhere", "runs/zz-empty", "file.txt", "runs/fp"):
         (tmp_path / "file.txt").write_text("x")
         with pytest.raises(CheckpointError):
             find_checkpoint(tmp_path / wrong)

@@ -140,7 +140,7 @@ def test_a_checkpoint_that_cannot_be_written_to_is_no_error(world, monkeypatch):
 def test_tta_and_stress_stand_in_the_scores(world):
     extras = Extras(report=False, tta=TTA(scales=(1.0,)), stress=True, boundary=False)
     result, folder = evaluate_run(device="cpu", pictures=0, limit=2, extras=extras)
-    assert folder.name == "val-tta" and result["views"] == ["1x", "1x flipped"]
+    assert folder.name == "val-2-tta" and result["views"] == ["1x", "1x flipped"]
     assert result["boundary"] is None
     assert result["tta"]["images"] == 2
     assert set(result["stress"]["kinds"]) == {
@@ -165,7 +165,7 @@ def run_command(*words: str):
 def test_the_command_writes_a_report_unless_told_not_to(world, tmp_path):
     run = run_command("--no-calibration", "--limit", "2")
     assert run.exit_code == 0, run.output
-    assert (tmp_path / "runs/demo/eval/val/report/index.html").is_file()
+    assert (tmp_path / "runs/demo/eval/val-2/report/index.html").is_file()
     assert "boundary F-score" in run.output
     run = run_command("--no-report", "--no-boundary", "--out", "plain", "--json", "--limit", "2")
     assert run.exit_code == 0 and not (tmp_path / "plain" / "report").exists()
@@ -177,7 +177,10 @@ def test_the_command_writes_a_report_unless_told_not_to(world, tmp_path):
     [
         (["--tta", "--scales", "big"], "takes numbers, not 'big'"),
         (["--tta", "--scales", "1,1"], "not scales of TTA"),
+        (["--scales", "1,2"], "what --tta averages"),
+        (["--no-flip"], "what --tta averages"),
         (["--predictions", ".", "--tta"], "scored as it is"),
+        (["--predictions", ".", "--pictures", "2"], "scored as it is"),
         (["runs/demo", "--predictions", "."], "scored as it is"),
     ],
 )

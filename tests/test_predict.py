@@ -144,15 +144,15 @@ def test_pseudo_labels_are_a_data_set_that_training_reads(world):
         assert mask.shape == sample.size
         assert sample.pixels == (*np.bincount(mask.ravel(), minlength=4)[:4], (mask == 255).sum())
         assert (world / "pseudo" / "confidence" / f"{sample.id}.png").is_file()
-    joined = load_manifest("pseudo", ["train", "pseudo"])
+    joined = load_manifest("pseudo", {"train": "train", "pseudo": "pseudo"})
     assert joined.split("pseudo") == own.split("train")
     with pytest.raises(DataError, match="no samples in split 'gone'"):
-        load_manifest("pseudo", ["gone"]).split("gone")
+        load_manifest("pseudo", {"gone": "gone"}).split("gone")
     text = Path("pseudo/manifest.json").read_text()
     Path("other").mkdir()
     Path("other/manifest.json").write_text(text.replace(SPACE.class_names[0], "elsewhere"))
     with pytest.raises(DataError, match="other classes"):
-        load_manifest("pseudo", ["other"])
+        load_manifest("pseudo", {"other": "other"})
 
 
 def test_a_list_on_stdin_is_mirrored_below_its_common_folder(folder):

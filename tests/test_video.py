@@ -15,9 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 from tiny_run import SPACE, blocks, make_run, one_thread, write_image  # noqa: F401
+from typer import Typer
+from typer.testing import CliRunner
 from video_zoo import boxes, clip, describe, ffmpeg, look, make
 
-from segcli.errors import DataError, OutputError, SegcliError
+from segcli.commands.video import video
+from segcli.errors import DataError, OutputError, SegcliError, UsageError
 from segcli.inference.video_probe import exact_rate, mp4_frames, probe
 from segcli.inference.video_read import VideoReader
 from segcli.recipes.video_inputs import find_jobs
@@ -255,6 +258,17 @@ def test_what_is_refused_in_one_line(tmp_path: Path) -> None:
         find_jobs([str(same), str(clip(tmp_path / "SAME.avi"))], tmp_path / "out")
     with pytest.raises(SegcliError):
         make(same, tmp_path / "text.mp4")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [(["--smooth-strength", "0.5"], "add --smooth"), (["--fps", "3"], "a video keeps its own")],
+)
+def test_options_that_would_say_nothing(tmp_path: Path, words: list[str], says: str) -> None:
+    app = Typer()
+    app.command()(video)
+    result = CliRunner().invoke(app, [str(clip(tmp_path / "in.mp4")), *words])
+    assert isinstance(result.exception, UsageError) and says in str(result.exception)
 
 
 def test_a_symlink_is_replaced_and_not_followed(tmp_path: Path) -> None:

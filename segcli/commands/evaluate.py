@@ -126,7 +126,8 @@ def evaluate(
     common["reporter"] = reporter = ConsoleReporter(stderr=json)
     try:
         if predictions is not None:
-            if checkpoint is not None or tta or stress or submission is not None:
+            asks = tta or stress or submission is not None or scales is not None or not flip
+            if checkpoint is not None or asks or pictures is not None or batch_size is not None:
                 raise UsageError("--predictions is scored as it is, without a model")
             from segcli.recipes.evaluate_folder import evaluate_folder
 
@@ -136,7 +137,7 @@ def evaluate(
             from segcli.recipes.evaluate_run import evaluate_run
             from segcli.recipes.evaluate_setup import Extras
 
-            averaged = views(scales, flip) if tta else None
+            averaged = views(tta, scales, flip)
             extras = Extras(
                 boundary is not False,
                 calibration,

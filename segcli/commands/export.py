@@ -73,7 +73,7 @@ def export(
     try:
         result = export_run(
             checkpoint,
-            targets=tuple(TARGETS) if to == ["all"] else to or DEFAULTS,
+            targets=tuple(TARGETS) if to and "all" in to else to or DEFAULTS,
             size=_size(size),
             out=out,
             prepared=prepared,

@@ -19,10 +19,14 @@ Precision = Annotated[
 ]
 
 
-def views(scales: str | None, flip: bool) -> TTA:
-    """What `--tta` averages, of ``--scales 0.75,1,1.25`` and ``--flip``."""
+def views(tta: bool, scales: str | None, flip: bool) -> TTA | None:
+    """What `--tta` averages, of ``--scales 0.75,1,1.25`` and ``--flip``; None without it."""
     from segcli.inference.tta import TTA
 
+    if not tta:
+        if scales is not None or not flip:
+            raise UsageError("--scales and --no-flip say what --tta averages", hint="add --tta")
+        return None
     if scales is None:
         return TTA(flip=flip)
     try:

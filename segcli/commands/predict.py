@@ -122,7 +122,7 @@ def predict(
             checkpoint=checkpoint,
             out=out,
             wanted=Wanted(overlay, opacity, confidence, reject_below),
-            tta=views(scales, flip) if tta else None,
+            tta=views(tta, scales, flip),
             tile=_tile(tile),
             batch_size=batch_size,
             redo=redo,

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from segcli.commands.options import Device, Precision, views
+from segcli.errors import UsageError
 
 
 class View(StrEnum):
@@ -59,8 +60,9 @@ def video(
         bool, typer.Option("--smooth", help="Smooth over time, along the motion of the picture.")
     ] = False,
     smooth_strength: Annotated[
-        float, typer.Option(min=0.0, max=0.98, help="How much of the past --smooth keeps.")
-    ] = 0.65,
+        float | None,
+        typer.Option(min=0.0, max=0.98, help="How much of the past --smooth keeps; default: 0.65."),
+    ] = None,
     view: Annotated[View, typer.Option(help="What a frame shows.")] = View.OVERLAY,
     opacity: Annotated[
         float, typer.Option(min=0.0, max=1.0, help="Of the colours over the picture.")
@@ -96,16 +98,21 @@ def video(
     precision: Precision = None,
 ) -> None:
     """Make videos one can show: H.264 that plays in a browser, with the sound of the input."""
+    from segcli.inference.video_smooth import DEFAULT_STRENGTH
     from segcli.recipes.video import make_videos
     from segcli.recipes.video_make import VideoOptions
     from segcli.reporting.console import ConsoleReporter
     from segcli.reporting.video import Look
 
+    if smooth_strength is not None and not smooth:
+        raise UsageError("--smooth-strength says how strong --smooth is", hint="add --smooth")
+    if fps is not None and any(Path(name).is_file() for name in inputs):
+        raise UsageError("--fps is of folders of frames", hint="a video keeps its own")
     look = Look(view.value, opacity, contours, legend, shares, show_fps)
     options = VideoOptions(
         look=look,
         every=every,
-        smooth=smooth_strength if smooth else None,
+        smooth=(smooth_strength or DEFAULT_STRENGTH) if smooth else None,
         masks=masks,
         audio=audio,
         limit=limit,
@@ -119,7 +126,7 @@ def video(
             inputs,
             checkpoint=checkpoint,
             out=out,
-            tta=views(scales, flip) if tta else None,
+            tta=views(tta, scales, flip),
             options=options,
             device=device,
             precision=precision,

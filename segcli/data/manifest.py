@@ -107,15 +107,16 @@ def write_manifest(manifest: Manifest) -> Path:
     return path
 
 
-def load_manifest(folder: str | Path, also: Sequence[str] = ()) -> Manifest:
+def load_manifest(folder: str | Path, also: Mapping[str, str] | None = None) -> Manifest:
     """Read the manifest of a prepared folder (or the manifest file itself).
 
     The raw images are looked for at the relative path first, so that both folders can move
     together, then where they lay when the labels were prepared.
 
     Args:
-        also: names of splits. One that is the path of another prepared folder, with the same
-            classes, becomes a split of that name: the `train` of that folder.
+        also: names of splits, and the folder that each may be. One that this data set does not
+            have and that is another prepared folder, with the same classes, becomes a split of
+            that name: the `train` of that folder.
 
     Raises:
         DataError: not prepared yet, another format, malformed, the raw images are gone, or
@@ -146,15 +147,15 @@ def load_manifest(folder: str | Path, also: Sequence[str] = ()) -> Manifest:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"malformed manifest ({error!r})", file=path) from None
     _check(manifest, path)
-    return _joined(manifest, also)
+    return _joined(manifest, also or {})
 
 
-def _joined(manifest: Manifest, names: Sequence[str]) -> Manifest:
+def _joined(manifest: Manifest, also: Mapping[str, str]) -> Manifest:
     splits = dict(manifest.splits)
-    for name in names:
-        if name in splits or not (Path(name) / FILE_NAME).is_file():
+    for name, folder in also.items():
+        if name in splits or not (Path(folder) / FILE_NAME).is_file():
             continue
-        other = load_manifest(name)
+        other = load_manifest(folder)
         if other.label_space.fingerprint() != manifest.label_space.fingerprint():
             raise DataError(
                 f"prepared as {other.label_space.name}, other classes than "

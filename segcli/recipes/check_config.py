@@ -12,6 +12,7 @@ from segcli import findings as codes
 from segcli import resources
 from segcli.config import Config
 from segcli.config_file import load_config
+from segcli.data.extra import pixel_transforms
 from segcli.data.manifest import Manifest, load_manifest
 from segcli.data.set_faults import manifest_findings
 from segcli.distributed import World
@@ -20,7 +21,7 @@ from segcli.errors import ConfigError, DataError, SegcliError, UsageError
 from segcli.findings import ERROR, OK, WARNING, Finding, of_error
 from segcli.labels import SHIPPED, load_label_space
 from segcli.models.build import TIMM_PREFIX, build_encoder
-from segcli.recipes.training import build_from_config, loader_workers
+from segcli.recipes.training import build_from_config, loader_workers, score_names
 from segcli.reporting.events import Reporter
 from segcli.runs import RUNS
 
@@ -85,6 +86,7 @@ def _data(config: Config, manifest: Manifest) -> list[Finding]:
     names = {"+".join(members): members for members in uses.values()}
     faults = manifest_findings(manifest, names)
     found += [f._replace(code=codes.SPLITS) if f.code == codes.EMPTY_SPLIT else f for f in faults]
+    found += _words(config, manifest)
     samples = [s for name in data.train for s in manifest.splits.get(name, ())]
     if data.soft_targets and any(s.one_hot is None for s in samples):
         what = "data.soft_targets wants one-hot channels, the data has none"
@@ -95,6 +97,26 @@ def _data(config: Config, manifest: Manifest) -> list[Finding]:
     counts = ", ".join(f"{use} {_count(manifest, uses[use])}" for use in uses)
     what = f"the data is there: {counts}, {space.num_classes} classes of {space.name}"
     return [Finding(codes.DATA_FOLDER, OK, what, manifest.folder), *found]
+
+
+def _words(config: Config, manifest: Manifest) -> list[Finding]:
+    """Names of scores, transforms and extra pictures that there are not."""
+    found = []
+    if config.train.best_by not in score_names(manifest.label_space):
+        what = f"train.best_by: no score is called '{config.train.best_by}'"
+        hint = "such as val/miou, or val_iou/ and a class"
+        found.append(Finding(codes.CONFIG, ERROR, what, None, hint))
+    try:
+        pixel_transforms(config.train.augment.extra)
+    except ConfigError as error:
+        found.append(of_error(codes.CONFIG, error))
+    distill = config.distill
+    for name in () if distill is None else (*distill.coarse, *distill.unlabelled):
+        if name not in manifest.splits and not Path(name).exists():
+            what = f"distill: '{name}' is neither a split nor a file or folder"
+            hint = f"splits: {', '.join(manifest.splits)}"
+            found.append(Finding(codes.CONFIG, ERROR, what, manifest.folder, hint))
+    return found
 
 
 def _stages(config: Config, sizes: Sequence[tuple[int, int]]) -> list[Finding]:

@@ -15,7 +15,7 @@ from segcli import files
 from segcli.checkpoint import DESCRIPTION
 from segcli.errors import DataError, LabelSpaceError, SegcliError, UsageError
 from segcli.metrics.image_counts import ImageCounts, image_counts
-from segcli.runs import find_checkpoint, is_best, run_folder
+from segcli.runs import find_checkpoint, is_best, newest_named, run_folder
 
 IMAGES, SCORES = "images.json", "scores.json"
 Key = tuple[str, str]
@@ -106,9 +106,9 @@ def _evaluations(path: Path) -> Path | dict[str, Path]:
         return path.parent
     if (path / IMAGES).is_file():
         return path
-    run = path
-    if not (path / "eval").is_dir():
-        run = run_folder(find_checkpoint(path))
+    run = path if path.exists() else newest_named(path) or path
+    if not (run / "eval").is_dir():
+        run = run_folder(find_checkpoint(run))
     found = {p.parent.name: p.parent for p in sorted(run.glob(f"eval/*/{IMAGES}"))}
     if not found:
         raise DataError("no scores per image", file=path, hint=f"segcli eval {path} makes them")

@@ -105,6 +105,8 @@ def distill(
     world = world or World()
     manifest = load_manifest(config.data.prepared, config.label_sources)
     job = Job(config, folder, device, world, manifest, reporter)
+    if baseline is not None:
+        baseline = find_checkpoint(baseline)
     taught = load_teacher(teacher, manifest.label_space, warn=reporter.warning)
     if world.is_main:
         prepare_frames(job.settings, manifest, reporter)

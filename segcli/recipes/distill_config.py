@@ -11,6 +11,8 @@ from segcli.checkpoint import Checkpoint
 from segcli.config import Config, DistillConfig
 from segcli.config_file import read_config, resolve_config
 from segcli.data.manifest import FILE_NAME
+from segcli.errors import ConfigError
+from segcli.exported import is_exported
 
 DEFAULT = "distill.yaml"
 
@@ -31,6 +33,12 @@ def student_config(
     """
     path, value = read_config(name or DEFAULT)
     said = []
+    if name is None and is_exported(teacher.path):
+        raise ConfigError(
+            "an exported teacher does not say how it was trained",
+            file=teacher.path,
+            hint="name a config for its student: segcli distill CONFIG --teacher FILE",
+        )
     if name is None and teacher.training:
         _as_the_teacher(value, teacher)
         said.append(f"the student of {DEFAULT}, trained as its teacher was: {teacher.path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,8 @@ def evaluate_run(
     if extras.tta is not None or extras.stress:
         result |= _audits(job, predictor, reporter)
         write_results(job.folder, result, measures, official=extras.official_json)
+    # A page of an earlier evaluation would stand beside scores that are not its own.
+    shutil.rmtree(job.folder / "report", ignore_errors=True)
     if extras.report:
         _report(job.folder, result, measures, predictor, reporter)
     reporter.message(f"scores, confusion matrix and pictures: {job.folder}")

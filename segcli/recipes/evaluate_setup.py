@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from segcli import files
 from segcli.checkpoint import Checkpoint, load_checkpoint
 from segcli.data.cityscapes_truth import Truth, find_truths
 from segcli.data.manifest import Manifest, Sample, load_manifest
 from segcli.errors import DataError, LabelSpaceError, UsageError
+from segcli.exported import is_exported
 from segcli.inference.tta import TTA
 from segcli.metrics.official import label_id_lut
 from segcli.recipes.evaluate_output import evenly
 from segcli.reporting.events import Reporter
-from segcli.runs import find_checkpoint, is_best, run_folder
+from segcli.runs import EXPORT, find_checkpoint, is_best, run_folder
 
 
 @dataclass(frozen=True)
@@ -90,19 +92,31 @@ def set_up(
     truths = _truths(manifest, samples, reporter)
     if extras.official_json and truths is None:
         raise UsageError("no official scores without Cityscapes' labels and instances")
-    name = "+".join(splits) + ("" if is_best(checkpoint.path) else "-last")
-    usual = run_folder(checkpoint.path) / "eval" / (name + ("-tta" if extras.tta else ""))
-    folder = files.make_folder(out or usual)
     chosen = evenly(samples, limit)
+    folder = files.make_folder(out or _folder(checkpoint.path, splits, chosen, samples, extras))
     reporter.message(f"{checkpoint.path} on {len(chosen)} images of {'+'.join(splits)}")
     limited = len(chosen) < len(samples)
     return Job(checkpoint, manifest, splits, chosen, limited, truths, folder, extras)
 
 
-def _label_sources(checkpoint: Checkpoint) -> list[str]:
-    """The splits that were trained on, other folders among them: they are part of the data."""
-    distill = checkpoint.training.get("distill") or {}
-    return [*checkpoint.data.get("train", ()), *distill.get("coarse", ())]
+def _folder(
+    checkpoint: Path,
+    splits: Sequence[str],
+    chosen: Sequence[Any],
+    samples: Sequence[Any],
+    extras: Extras,
+) -> Path:
+    """Where results go: what was measured otherwise never takes the place of a full evaluation."""
+    run, name = run_folder(checkpoint), "+".join(splits)
+    if is_exported(checkpoint):
+        # Not beside the file: another export takes the place of its folder.
+        name, run = f"{name}-{run.name}", run.parent
+        run = run.parent if run.name == EXPORT else run
+    elif not is_best(checkpoint):
+        name += "-last"
+    if len(chosen) < len(samples):
+        name += f"-{len(chosen)}"
+    return run / "eval" / (name + ("-tta" if extras.tta else ""))
 
 
 def _manifest(checkpoint: Checkpoint, prepared: Path | None) -> Manifest:
@@ -114,7 +128,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Path | None) -> Manifest:
             file=usual,
             hint="say where with --prepared",
         )
-    manifest = load_manifest(prepared or usual, _label_sources(checkpoint))
+    manifest = load_manifest(prepared or usual, checkpoint.data.get("label_sources", {}))
     if clause := checkpoint.label_space.difference(manifest.label_space):
         raise LabelSpaceError(
             f"checkpoint and data have different classes, {clause}",

@@ -37,7 +37,7 @@ from segcli.recipes.export_graph import (
 from segcli.recipes.export_parity import Limits, Parity, benchmark, compare
 from segcli.recipes.export_report import Exported, ExportResult
 from segcli.reporting.events import NullReporter, Reporter
-from segcli.runs import find_checkpoint, run_folder
+from segcli.runs import EXPORT, find_checkpoint, run_folder
 
 _BENCHMARK_IMAGES = 4
 
@@ -84,7 +84,7 @@ def export_run(
     manifest = _manifest(checkpoint, prepared)
     val = tuple(checkpoint.data.get("val") or ("val",))
     samples = _evenly([s for name in val for s in manifest.split(name)], limit)
-    folder = files.make_folder(out or run_folder(checkpoint.path) / "export")
+    folder = files.make_folder(out or run_folder(checkpoint.path) / EXPORT)
     reference = _reference(checkpoint, size, "fp32")
     pictures = partial(_pictures, checkpoint, manifest, reference, calibration)
     with _building(folder) as building:
@@ -131,7 +131,7 @@ def _manifest(checkpoint: Checkpoint, prepared: Path | None) -> Manifest:
             file=usual,
             hint="name a prepared data set with --prepared",
         )
-    manifest = load_manifest(prepared or usual)
+    manifest = load_manifest(prepared or usual, checkpoint.data.get("label_sources", {}))
     if clause := checkpoint.label_space.difference(manifest.label_space):
         raise LabelSpaceError(
             f"checkpoint and data have different classes, {clause}", file=manifest.folder

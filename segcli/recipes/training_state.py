@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from segcli import checkpoint
+from segcli.data.manifest import FILE_NAME
 from segcli.errors import CheckpointError
 from segcli.metrics.confusion import Scores
 from segcli.optim.optimizers import load_optimizer
@@ -56,6 +57,12 @@ def describe(run: Training, scores: Scores | None) -> dict[str, Any]:
             "prepared": str(run.manifest.folder.resolve()),
             "train": list(run.config.data.train),
             "val": list(run.config.data.val),
+            # Where the splits lie that are data sets of their own, from wherever this is read.
+            "label_sources": {
+                name: str(Path(folder).resolve())
+                for name, folder in run.config.label_sources.items()
+                if (Path(folder) / FILE_NAME).is_file()
+            },
             "fingerprint": run.manifest.fingerprint(),
         },
         "scores": {} if scores is None else scores.to_dict(),
