@@ -120,6 +120,8 @@ class OpenVinoBackend(_Exported):
             "INFERENCE_PRECISION_HINT": _OPENVINO_HINTS.get(self.precision, "f32"),
             "INFERENCE_NUM_THREADS": threads or usable_cores(),
             "PERFORMANCE_HINT": "LATENCY",
+            # Pinned, the threads of several networks side by side would share the first core.
+            "ENABLE_CPU_PINNING": False,
         }
         self._requests: OrderedDict[Size, Any] = OrderedDict()
         self._lock = threading.Lock()
