@@ -1,6 +1,7 @@
 """`segcli video` end to end, beside the loops that people write.
 
     python benchmarks/video.py VIDEO [--checkpoint RUN | --exported FILE] [--frames 400] [--memory]
+    python benchmarks/video.py VIDEO --export openvino-bf16     # the same network, exported
 
 Three sides, each in a process of its own, in turns, on the same file and frame size:
 
@@ -33,7 +34,7 @@ import cv2
 import numpy as np
 import torch
 
-from segcli.checkpoint import save_checkpoint
+from segcli.checkpoint import load_checkpoint, save_checkpoint
 from segcli.environment import prepare_process, usable_cores
 from segcli.inference.predictor import Predictor
 from segcli.inference.video_ffmpeg import ffmpeg_path
@@ -56,6 +57,8 @@ def main() -> None:
         options.work = Path(folder)
         if options.checkpoint is None and options.exported is None:
             options.checkpoint = untrained(options.work / "run")
+        if options.export:
+            options.exported = export(options.checkpoint, options.export, options.work)
         options.video = looped(options.video, options.frames, options.work / "input.mp4")
         print(f"{usable_cores()} cores, {options.frames} frames of {options.video}")
         print(f"class maps equal in {agreement(options):.4%} of pixels")
@@ -69,6 +72,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("video", type=Path)
     parser.add_argument("--checkpoint", type=Path)
     parser.add_argument("--exported", type=Path)
+    parser.add_argument("--export", choices=("openvino-bf16", "openvino-int8"))
     parser.add_argument("--frames", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true")
@@ -99,6 +103,23 @@ def untrained(run: Path) -> Path:
     torch.manual_seed(0)
     save_checkpoint(run / "best", build_model(**config).state_dict(), description)
     return run / "best"
+
+
+def export(checkpoint: Path, target: str, folder: Path) -> Path:
+    """The checkpoint as `segcli export --to TARGET --size 352x480` writes it, unchecked."""
+    from inference_sides import picture
+
+    from segcli.recipes.export_graph import TARGETS, write_onnx, write_target
+
+    found = load_checkpoint(checkpoint)
+    source = write_onnx(found, folder / "source.onnx", TARGETS["onnx-fp32"], SIZE)
+    pictures = [
+        torch.from_numpy(picture(SIZE, seed)).permute(2, 0, 1)[None].contiguous()
+        for seed in range(4)
+    ]
+    goal = TARGETS[target]
+    write_target(found, source, folder / target, goal, SIZE, lambda: pictures)
+    return folder / target / goal.file
 
 
 def looped(video: Path, frames: int, path: Path) -> Path:
