@@ -108,11 +108,12 @@ def video(
         raise UsageError("--smooth-strength says how strong --smooth is", hint="add --smooth")
     if fps is not None and any(Path(name).is_file() for name in inputs):
         raise UsageError("--fps is of folders of frames", hint="a video keeps its own")
+    strength = DEFAULT_STRENGTH if smooth_strength is None else smooth_strength
     look = Look(view.value, opacity, contours, legend, shares, show_fps)
     options = VideoOptions(
         look=look,
         every=every,
-        smooth=(smooth_strength or DEFAULT_STRENGTH) if smooth else None,
+        smooth=strength if smooth else None,
         masks=masks,
         audio=audio,
         limit=limit,
