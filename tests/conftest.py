@@ -84,3 +84,14 @@ def in_tmp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """An empty folder as the current one."""
     monkeypatch.chdir(tmp_path)
     yield tmp_path
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The working folder, with a small prepared data set and the run `runs/demo` on it."""
+    from tiny_run import make_prepared, make_run
+
+    monkeypatch.chdir(tmp_path)
+    manifest = make_prepared(tmp_path)
+    make_run(tmp_path / "runs" / "demo", manifest.folder)
+    return manifest

@@ -24,14 +24,6 @@ from segcli.recipes.evaluate_run import evaluate_run
 from segcli.runs import find_checkpoint, run_folder
 
 
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    manifest = make_prepared(tmp_path)
-    make_run(tmp_path / "runs" / "demo", manifest.folder)
-    return manifest
-
-
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
 def test_a_model_that_knows_the_truth_scores_one(world, batch_size):
     seen = []

@@ -26,14 +26,6 @@ from segcli.temperature import stored_temperature
 QUICK = Extras(report=False)
 
 
-@pytest.fixture
-def world(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    manifest = make_prepared(tmp_path)
-    make_run(tmp_path / "runs" / "demo", manifest.folder)
-    return manifest
-
-
 def test_the_images_add_up_to_the_whole(world):
     result, folder = evaluate_run(device="cpu", pictures=0, extras=QUICK)
     rows = json.loads((folder / "images.json").read_text())
