@@ -20,9 +20,9 @@ def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
 
     Args:
         path: a run (its best, or else its last), a run's name without its time, which means
-            the newest of that name, a checkpoint folder, a file in one, a folder of runs, an
-            exported file or the folder that it was written to; None takes the newest run under
-            `root`.
+            the newest of that name, a checkpoint folder (`runs/fpn/best`, with or without the
+            time), a file in one, a folder of runs, an exported file or the folder that it was
+            written to; None takes the newest run under `root`.
         root: where runs are looked for.
 
     Raises:
@@ -37,6 +37,8 @@ def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
             return given
         if (run := newest_named(given)) is not None:
             return _of_run(run) or run
+        if not given.parent.exists() and (run := newest_named(given.parent)) is not None:
+            return find_checkpoint(run / given.name)
         raise CheckpointError("no such run or checkpoint", file=given)
     if given.is_file():
         if _described(given.parent):

@@ -159,7 +159,8 @@ def test_finding_checkpoints(tmp_path, monkeypatch):
     (tmp_path / "runs" / "fpn-20270102-030405").mkdir()
     newest = tmp_path / "runs" / "fpn-20260102-030405" / "best"
     assert find_checkpoint(tmp_path / "runs" / "fpn") == newest
-    for wrong in ("nowhere", "runs/zz-empty", "file.txt", "runs/fp"):
+    assert find_checkpoint(tmp_path / "runs" / "fpn" / "best") == newest
+    for wrong in ("nowhere", "runs/zz-empty", "file.txt", "runs/fp", "runs/fpn/last", "a/b/c"):
         (tmp_path / "file.txt").write_text("x")
         with pytest.raises(CheckpointError):
             find_checkpoint(tmp_path / wrong)
