@@ -12,7 +12,7 @@ from torch import nn
 
 from segcli.optim.average import WeightAverage
 from segcli.optim.optimizers import build_optimizer, schedule_factor, set_lr
-from segcli.optim.precision import Precision, candidates, choose_precision
+from segcli.optim.precision import Precision, candidates, choose_precision, steady_minimum
 
 
 def test_warm_up_rises_to_one_and_poly_falls_to_zero() -> None:
@@ -135,3 +135,13 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert seconds[str(chosen)] == min(seconds.values())
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all(p.grad is None for p in net.parameters())
+
+
+def test_times_are_taken_until_the_shortest_two_agree() -> None:
+    busy = iter([3.0, 2.0, 1.4, 1.0, 1.05, 9.0])
+    assert steady_minimum(lambda: next(busy)) == 1.0
+    assert next(busy) == 9.0, "it stops as soon as two agree"
+    quiet = iter([1.0, 1.02, 1.3, 9.0])
+    assert steady_minimum(lambda: next(quiet)) == 1.0 and next(quiet) == 9.0
+    falling = iter(range(100, 0, -1))
+    assert steady_minimum(lambda: float(next(falling)), within=1.0, most=5) == 96.0

@@ -11,6 +11,7 @@ import dataclasses
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +63,6 @@ def choose_precision(
     device: torch.device,
     precision: str = "auto",
     channels_last: bool | None = None,
-    repeats: int = 2,
 ) -> tuple[Precision, dict[str, float]]:
     """The fastest allowed arithmetic for a training step of `model`.
 
@@ -85,10 +85,28 @@ def choose_precision(
     for option in options:
         trial = copy.deepcopy(model).to(memory_format=option.memory_format)
         batch = images.contiguous(memory_format=option.memory_format)
-        times = [_timed_step(trial, loss, batch, option, device) for _ in range(repeats + 1)]
-        seconds[str(option)] = min(times[1:])
+        step = partial(_timed_step, trial, loss, batch, option, device)
+        step()  # the first one compiles kernels and fills caches
+        seconds[str(option)] = steady_minimum(step)
         del trial
     return min(options, key=lambda o: seconds[str(o)]), seconds
+
+
+def steady_minimum(timed: Callable[[], float], within: float = 1.1, most: int = 8) -> float:
+    """The shortest of several times, as many as it takes until the two shortest agree.
+
+    On a busy machine single steps take up to three times as long, which had made one of the
+    slower arithmetics win.
+
+    Args:
+        timed: returns the seconds of one try.
+        within: ratio of the two shortest at which they agree.
+        most: tries at most; there are three at least.
+    """
+    times = [timed() for _ in range(3)]
+    while len(times) < most and sorted(times)[1] > within * min(times):
+        times.append(timed())
+    return min(times)
 
 
 def _timed_step(
