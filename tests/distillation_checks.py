@@ -26,11 +26,16 @@ def batch(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     return 2 * rand(N, K, H, W, seed=seed), 2 * rand(N, K, H, W, seed=seed + 1), valid
 
 
+def class_weights() -> Tensor:
+    return torch.logspace(-2, 1, K)
+
+
 def similarities(losses: SimpleNamespace) -> Iterator[tuple[str, Similarity]]:
     """Every loss that compares the student with the teacher."""
     for temperature in (1.0, 4.0):
         yield f"pixel at {temperature}", losses.PixelKL(temperature)
         yield f"channel at {temperature}", losses.ChannelKL(temperature)
+    yield "pixel of weighted classes", losses.PixelKL(4.0, class_weights())
     for grid in (1, 2):
         yield f"pairwise with nodes of {grid}", losses.PairwiseSimilarity(grid)
     yield "feature", losses.FeatureMSE()
@@ -158,6 +163,20 @@ def check_pixel_ignores_shifts_per_pixel(losses: SimpleNamespace) -> None:
             same(value_2, value, "")
             same(slope_2, slope, "")
         differ(loss(s + 5 * rand(N, K, 1, 1, seed=5), t, valid), value, "shift per channel")
+
+
+def check_pixel_weighs_classes_as_the_teacher_sees_them(losses: SimpleNamespace) -> None:
+    s, t, valid = batch()
+    s[:, -1] += 3  # wrong above all of what weighs most
+    weights = (torch.softmax(t, 1) * class_weights()[:, None, None]).sum(1)[valid]
+    for temperature in (1.0, 4.0):
+        p, q = (torch.softmax(x / temperature, 1) for x in (t, s))
+        divergence = (p * (p / q).log()).sum(1)[valid]
+        expected = temperature**2 * (weights * divergence).sum() / weights.sum()
+        same(losses.PixelKL(temperature, class_weights())(s, t, valid), expected, "")
+        alike = losses.PixelKL(temperature, torch.full((K,), 7.0))
+        same(alike(s, t, valid), losses.PixelKL(temperature)(s, t, valid), "equal weights")
+        differ(expected, divergence.mean(), "weights that do nothing")
 
 
 def check_channel_ignores_shifts_per_channel(losses: SimpleNamespace) -> None:

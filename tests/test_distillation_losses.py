@@ -53,17 +53,23 @@ MUTANTS = {
         "_rows(s_i), alpha=1 / t), dim=1)",
         "channel_ignores_shifts_per_channel",
     ),
-    "pixel value without mask": (
+    "pixel without mask": (
         "logits",
-        "pixel.masked_fill_(~keep, 0).sum()",
-        "pixel.sum()",
+        "self._weight(p_t, t_i) * keep",
+        "self._weight(p_t, t_i) * torch.ones_like(keep)",
         "masked_pixels_change_nothing",
     ),
-    "pixel slope without mask": (
+    "classes weighed by tempered probabilities": (
         "logits",
-        "t * scale * keep, out=slope_i)",
-        "t * scale, out=slope_i)",
-        "masked_pixels_change_nothing",
+        "if self.temperature != 1:",
+        "if False:",
+        "pixel_weighs_classes_as_the_teacher_sees_them",
+    ),
+    "weights not counted": (
+        "logits",
+        "count += weight.sum()",
+        "count += keep.sum()",
+        "pixel_weighs_classes_as_the_teacher_sees_them",
     ),
     "channel without mask": (
         "logits",
@@ -121,8 +127,8 @@ MUTANTS = {
     ),
     "pixel summed over the batch": (
         "logits",
-        "valid.sum(), self.count_over",
-        "valid.sum() / len(valid), self.count_over",
+        "count, self.count_over",
+        "count / len(valid), self.count_over",
         "a_duplicated_batch_changes_nothing",
     ),
     "channel summed over the batch": (
@@ -145,8 +151,8 @@ MUTANTS = {
     ),
     "pixel without T squared": (
         "logits",
-        "attach(student, value * (t * t * scale), slope)\n\n\nclass",
-        "attach(student, value * scale, slope)\n\n\nclass",
+        "attach(student, value * t, slope)",
+        "attach(student, value / t, slope)",
         "a_high_temperature_matches_logits",
     ),
     "slope of another temperature": (

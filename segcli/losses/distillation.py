@@ -42,6 +42,7 @@ class DistillationLoss(nn.Module):
         student_channels, teacher_channels: C and D, wanted by `feature` where they differ.
         discriminator: wanted by `holistic`.
         adversary: `hinge` or `wgan-gp`, see `HolisticLoss`.
+        class_weights: (K,) of the supervised loss, which `pixel` shares.
         count_over: where several processes share a batch, see `targets.mean_over`. `holistic`
             looks at the process's own part alone.
 
@@ -66,6 +67,7 @@ class DistillationLoss(nn.Module):
         teacher_channels: int | None = None,
         discriminator: nn.Module | None = None,
         adversary: Adversary = "hinge",
+        class_weights: Tensor | None = None,
         count_over: CountOver | None = None,
     ) -> None:
         super().__init__()
@@ -73,7 +75,7 @@ class DistillationLoss(nn.Module):
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         self.ignore_index = ignore_index
         self.ignore_void = ignore_void
-        self.pixel = PixelKL(_temperature(temperature, "pixel"), count_over)
+        self.pixel = PixelKL(_temperature(temperature, "pixel"), class_weights, count_over)
         self.channel = ChannelKL(_temperature(temperature, "channel"), count_over)
         self.pairwise = PairwiseSimilarity(grid, count_over)
         self.feature: FeatureMSE | None = None

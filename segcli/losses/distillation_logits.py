@@ -26,13 +26,24 @@ class PixelKL(nn.Module):
 
     Args:
         temperature: T > 0; both logits are divided by it.
+        class_weights: (K,) float32, those of the supervised loss; the mean is then weighted, a
+            pixel by the weights of its classes, each as probable as the teacher says (T = 1).
+            Without, rare classes would count less here than they do beside it.
         count_over: where several processes share a batch, see `targets.mean_over`.
     """
 
-    def __init__(self, temperature: float = 1.0, count_over: CountOver | None = None) -> None:
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        class_weights: Tensor | None = None,
+        count_over: CountOver | None = None,
+    ) -> None:
         super().__init__()
         self.temperature = temperature
         self.count_over = count_over
+        self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, student: Tensor, teacher: Tensor, valid: Tensor) -> Tensor:
         """Divergence of `student` (N, K, h, w) from `teacher` (N, K, h, w).
@@ -42,17 +53,28 @@ class PixelKL(nn.Module):
         """
         t = self.temperature
         with torch.no_grad():
-            scale = mean_over(valid.new_ones((), dtype=torch.float32), valid.sum(), self.count_over)
-            value = torch.zeros((), dtype=wide_type(student), device=student.device)
+            value, count = torch.zeros(2, dtype=wide_type(student), device=student.device)
             slope = torch.empty(student.shape, dtype=value.dtype, device=student.device)
             for s_i, t_i, keep, slope_i in _parts(2, student, teacher, valid[:, None], slope):
                 log_s = F.log_softmax(tempered(s_i, t), dim=1)
                 log_t = F.log_softmax(tempered(t_i, t), dim=1)
                 p_t = log_t.exp()
-                pixel = log_t.sub_(log_s).mul_(p_t).sum(1, keepdim=True)
-                value += pixel.masked_fill_(~keep, 0).sum()
-                torch.mul(log_s.exp_().sub_(p_t), t * scale * keep, out=slope_i)
-        return attach(student, value * (t * t * scale), slope)
+                weight = self._weight(p_t, t_i) * keep
+                pixel = log_t.sub_(log_s).mul_(p_t).sum(1, keepdim=True).mul_(weight)
+                value += pixel.sum()
+                count += weight.sum()
+                torch.mul(log_s.exp_().sub_(p_t), weight, out=slope_i)
+            scale = mean_over(value.new_ones(()), count, self.count_over)
+        # What the whole is multiplied by reaches the slope in the backward pass, for nothing.
+        return t * scale * attach(student, value * t, slope)
+
+    def _weight(self, p_t: Tensor, teacher: Tensor) -> Tensor:
+        """What a pixel counts, (N, 1, h, w); `p_t` and `teacher` are (N, K, h, w)."""
+        if self.class_weights is None:
+            return p_t.new_ones(())
+        if self.temperature != 1:
+            p_t = F.softmax(tempered(teacher, 1), dim=1)
+        return (p_t * self.class_weights[:, None, None]).sum(1, keepdim=True)
 
 
 class ChannelKL(nn.Module):

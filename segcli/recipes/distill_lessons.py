@@ -64,6 +64,7 @@ class Lessons:
                 else None,
                 discriminator=critic,
                 adversary=s.discriminator.loss,
+                class_weights=run.loss.class_weights,
                 count_over=run.loss.count_over,
             )
         return loss.to(run.device).train()
