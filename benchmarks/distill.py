@@ -143,11 +143,16 @@ def split_camvid(args: argparse.Namespace) -> None:
 
 
 def moved(sample: Sample, whole: Manifest, folder: Path) -> Sample:
-    """The sample with a copy of its label below `folder`, as a manifest demands."""
-    label = folder.resolve() / sample.label.relative_to(whole.folder)
-    label.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(sample.label, label)
-    return dataclasses.replace(sample, label=label, one_hot=None, packed=None)
+    """The sample with a copy of its label, and of its packed copy, below `folder`."""
+
+    def copied(path: Path) -> Path:
+        place = folder.resolve() / path.relative_to(whole.folder)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)
+        return place
+
+    packed = None if sample.packed is None else copied(sample.packed)
+    return dataclasses.replace(sample, label=copied(sample.label), one_hot=None, packed=packed)
 
 
 def run_job(args: argparse.Namespace, arm: str, seed: str) -> None:

@@ -32,6 +32,7 @@ from segcli.recipes.distill_config import control_config, student_config
 from segcli.recipes.distill_data import find_extra, prepare_frames
 from segcli.recipes.distill_step import Distillation
 from segcli.recipes.distill_teacher import Teacher, describe_teacher, digest, load_teacher
+from segcli.recipes.prepare import prepare_labels
 from segcli.recipes.train import TrainResult, train
 from segcli.recipes.training_guard import Interrupted
 from segcli.reporting.events import NullReporter, Reporter
@@ -269,6 +270,26 @@ def test_targets_tell_what_is_unlabelled_from_padding(tiny_prepared: Path) -> No
     void = plain.view((0, 0))[1]
     expected = dataset.view((0, 0))[1]
     assert torch.equal(void.masked_fill(void == UNLABELLED, 255), expected)
+
+
+def test_unlabelled_pictures_are_cut_from_their_packed_copies(
+    tiny_city: Path, tmp_path: Path
+) -> None:
+    quiet: dict[str, Any] = {"reporter": NullReporter(), "workers": 1}
+    prepare_labels(tiny_city, out=tmp_path, pack="raw", pack_splits=("val",), **quiet)
+    packed = load_manifest(tmp_path).split("val")[:1]
+    files = tuple(dataclasses.replace(s, packed=None) for s in packed)
+    transform = TrainTransform((32, 64))
+    views = [
+        MixedDataset((), Extra(extra), transform, seed=0, num_classes=19).view((0, 0))
+        for extra in (packed, files)
+    ]
+    assert packed[0].packed is not None
+    for ours, theirs in zip(*views, strict=True):
+        assert torch.equal(ours, theirs)
+    packed[0].packed.write_bytes(b"")
+    with pytest.raises(DataError, match="packed copy"):
+        MixedDataset((), Extra(packed), transform, seed=0, num_classes=19).view((0, 0))
 
 
 def test_extra_pictures_come_from_splits_folders_and_files(

@@ -75,8 +75,7 @@ class MixedDataset(TrainDataset):
 
     def _read(self, sample: Sample) -> tuple[Any, Any]:
         if self._index >= self.labelled:
-            # Of a picture without a label, the size is read with its pixels.
-            image = super()._read(dataclasses.replace(sample, packed=None))[0]
+            image = super()._read(sample)[0]
             return image, Marked(_Blank((image.shape[0], image.shape[1])))
         image, label = super()._read(sample)
         if self._index >= self.fine or (self.void and label.ndim == 2):
