@@ -243,7 +243,8 @@ class DistillConfig(Section):
     """Splits with coarse labels, such as [train_extra], or other prepared folders, such as one
     of `segcli predict --pseudo-labels`: a batch has as many extra pictures."""
     unlabelled: tuple[str, ...] = ()
-    """Extra pictures without labels: splits (labels are not read), folders, files, videos."""
+    """Extra pictures without labels: splits (labels are not read), folders, files, videos, or
+    demoVideo, the drives of Cityscapes."""
     frame_step: Count = 10
     """Every so many frames of a video become a picture."""
     coarse_weight: NonNegative = 0.5

@@ -20,6 +20,7 @@ from segcli.data.city import (
     render_drive_frame,
     render_frame,
 )
+from segcli.data.city.write import DRIVES
 from segcli.errors import UsageError
 from segcli.files import is_temporary
 
@@ -67,7 +68,9 @@ def test_the_same_bytes_with_one_and_two_workers(city: Path, tmp_path: Path) -> 
     assert digest(tmp_path) == digest(city)
     assert calls == [(i + 1, 11) for i in range(11)]
     assert summary.frames == COUNTS
-    assert [p.relative_to(tmp_path).as_posix() for p in summary.drives] == ["drives/sternfurt_00"]
+    assert [p.relative_to(tmp_path).as_posix() for p in summary.drives] == [
+        f"{DRIVES}/sternfurt_00"
+    ]
     assert not [p for p in tmp_path.rglob("*") if is_temporary(p)]
 
 
@@ -89,7 +92,7 @@ def test_files_are_named_as_in_cityscapes(city: Path) -> None:
         r"(leftImg8bit|gtFine|gtCoarse)/(train|val|test|train_extra)/([a-z]+)/"
         r"\3_\d{6}_\d{6}_(leftImg8bit\.png|\1_polygons\.json)"
     )
-    names = [n for n in digest(city) if not n.startswith("drives/")]
+    names = [n for n in digest(city) if not n.startswith(DRIVES)]
     assert all(pattern.fullmatch(n) for n in names)
 
     def number(kind: str, split: str) -> int:
@@ -158,7 +161,7 @@ def test_coarse_outlines_stay_inside_their_objects() -> None:
 
 
 def test_drives_move_forward_and_the_flow_follows(city: Path) -> None:
-    folder = city / "drives" / "sternfurt_00"
+    folder = city / DRIVES / "sternfurt_00"
     motion = json.loads((folder / "motion.json").read_text())
     assert [f["frame"] for f in motion["frames"]] == sorted(p.name for p in folder.glob("*.png"))
     z = [f["position"][2] for f in motion["frames"]]

@@ -298,12 +298,12 @@ def test_extra_pictures_come_from_splits_folders_and_files(
     manifest = load_manifest(tiny_prepared)
     write_image(tmp_path / "more" / "a" / "1.png", np.zeros((40, 60, 3), np.uint8))
     write_image(tmp_path / "more" / "2.jpg", np.zeros((40, 60, 3), np.uint8))
-    names = f"[train_extra, {tmp_path / 'more'}, {tmp_path / 'more' / '2.jpg'}]"
+    names = f"[train_extra, demoVideo, {tmp_path / 'more'}, {tmp_path / 'more' / '2.jpg'}]"
     settings = config(tiny_prepared, "distill.coarse=[train_coarse]", f"distill.unlabelled={names}")
     assert settings.distill is not None
     extra = find_extra(settings.distill, manifest)
     coarse = len(manifest.split("train_coarse"))
-    assert (extra.coarse, len(extra)) == (coarse, coarse + 3 + 2 + 1)
+    assert (extra.coarse, len(extra)) == (coarse, coarse + 3 + 3 + 2 + 1)
     assert len(find_extra(settings.distill, manifest, coarse_only=True)) == coarse
     broken = settings.distill.model_copy(update={"unlabelled": ("nowhere",)})
     with pytest.raises(DataError, match="neither a split nor a file or folder"):
@@ -486,9 +486,14 @@ def test_without_a_config_the_student_trains_as_its_teacher_did(
     assert found.model.encoder == "mobilenet_v2"
     assert found.model.weights is None
     assert found.train.stages[0].size == (32, 64)
+    assert (found.model.width, found.model.head_width) == (24, 24), "no wider than the teacher's"
     assert found.distill is not None
     assert found.distill.teacher == str((teacher / "best").resolve())
-    assert len(said) == 1
+    assert found.distill.unlabelled == ("demoVideo",)
+    assert len(said) == 2 and "distill.unlabelled=[]" in said[1]
+    without, said = student_config(None, trained, ["distill.unlabelled=[]"])
+    assert without.distill is not None
+    assert without.distill.unlabelled == () and len(said) == 1
     named, said = student_config("demo_distill.yaml", trained, ["train.seed=4"])
     assert named.data.prepared == str(tiny_prepared)
     assert named.train.stages[0].size == (128, 256)

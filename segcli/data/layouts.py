@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from segcli.errors import DataError
 
+# Cityscapes' own drives, a folder of frames each, without labels.
+DEMO_VIDEO = "demoVideo"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
 POLYGONS, MASK = "polygons", "mask"
 _LEFT = "_leftImg8bit"
@@ -131,8 +133,21 @@ def _scan_cityscapes(root: Path) -> Layout | None:
         raise DataError("annotations without images", file=root, hint="leftImg8bit is missing")
     for folder in sorted(p.name for p in (root / "leftImg8bit").iterdir() if p.is_dir()):
         if not any((root / kind / folder).is_dir() for kind in ("gtFine", "gtCoarse")):
-            layout.notes.append(f"leftImg8bit/{folder} left out: it has no annotations")
+            layout.notes.append(
+                f"leftImg8bit/{folder} left out: it has no annotations "
+                f"(distill.unlabelled: [{folder}] takes its pictures)"
+            )
     return layout
+
+
+def unlabelled_folder(root: Path, name: str) -> Path | None:
+    """The pictures of Cityscapes that a name such as `demoVideo` means; they have no labels.
+
+    Args:
+        root: of the raw data set, of any layout.
+    """
+    folder = root / "leftImg8bit" / name
+    return folder if name and Path(name).name == name and folder.is_dir() else None
 
 
 def _image_key(path: Path, _: Path) -> str | None:

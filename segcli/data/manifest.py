@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from segcli.data.layouts import unlabelled_folder
 from segcli.errors import DataError
 from segcli.files import read_json, write_bytes
 from segcli.labels import LabelSpace
@@ -66,6 +67,11 @@ class Manifest:
             there = ", ".join(k for k, v in self.splits.items() if v) or "none"
             raise DataError(f"no samples in split '{name}'", file=self.folder, hint=f"has {there}")
         return samples
+
+    def has_pictures(self, name: str) -> bool:
+        """Whether `name` is a split, pictures without labels of the source, or a path."""
+        known = name in self.splits or unlabelled_folder(self.source, name) is not None
+        return known or Path(name).exists()
 
     def class_pixels(self, name: str) -> tuple[int, ...]:
         """Pixels per class over a split, and last the ignored ones: K + 1 counts."""

@@ -112,7 +112,7 @@ def _words(config: Config, manifest: Manifest) -> list[Finding]:
         found.append(of_error(codes.CONFIG, error))
     distill = config.distill
     for name in () if distill is None else (*distill.coarse, *distill.unlabelled):
-        if name not in manifest.splits and not Path(name).exists():
+        if not manifest.has_pictures(name):
             what = f"distill: '{name}' is neither a split nor a file or folder"
             hint = f"splits: {', '.join(manifest.splits)}"
             found.append(Finding(codes.CONFIG, ERROR, what, manifest.folder, hint))

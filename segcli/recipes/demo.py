@@ -11,7 +11,7 @@ from pathlib import Path
 
 from segcli import files
 from segcli.data.city import generate_city
-from segcli.data.city.write import DRIVE_RATE, drive_folder
+from segcli.data.city.write import DRIVE_RATE, DRIVES, drive_folder
 from segcli.errors import SegcliError
 from segcli.reporting.events import Reporter
 
@@ -25,7 +25,7 @@ COMMANDS: tuple[tuple[str, ...], ...] = (
     ("prepare-labels", CITY),
     ("train", "demo_fpn.yaml"),
     ("eval",),
-    ("predict", f"{CITY}/drives"),
+    ("predict", f"{CITY}/{DRIVES}"),
     ("video", DRIVE.as_posix(), "--smooth", "--fps", f"{DRIVE_RATE:g}"),
     # Of a folder of runs the newest is meant. Last, for what is above takes the newest run too.
     # A demo goes on to its end with a teacher that was cut short, too.

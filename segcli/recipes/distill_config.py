@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from segcli.checkpoint import Checkpoint
-from segcli.config import Config, DistillConfig
+from segcli.config import Config, DistillConfig, ModelConfig
 from segcli.config_file import read_config, resolve_config
-from segcli.data.manifest import FILE_NAME
+from segcli.data.layouts import DEMO_VIDEO, unlabelled_folder
+from segcli.data.manifest import FILE_NAME, load_manifest
 from segcli.errors import ConfigError
 from segcli.exported import is_exported
 
@@ -22,8 +23,9 @@ def student_config(
 ) -> tuple[Config, list[str]]:
     """The config `name`, with the teacher's data where its own is not there.
 
-    Without a name the student is that of `distill.yaml`, and it trains as its teacher has
-    trained: on the same data, with the same stages, augmentation and optimiser.
+    Without a name the student is that of `distill.yaml`, with a decoder no wider than its
+    teacher's, and it trains as its teacher has trained: on the same data, with the same stages,
+    augmentation and optimiser. Where the data have drives without labels, it sees those too.
 
     Returns:
         The config, whose `distill.teacher` is set, and what was decided, in lines to show.
@@ -51,6 +53,12 @@ def student_config(
         said.append(f"data of the teacher's checkpoint: {prepared}")
     distill = value.setdefault("distill", {}) or {}
     value["distill"] = {**distill, "teacher": str(teacher.path.resolve())}
+    if name is None and _has_drives(resolve_config(copy.deepcopy(value), overrides, file=path)):
+        value["distill"].setdefault("unlabelled", [DEMO_VIDEO])
+        said.append(
+            f"beside its batches as many pictures of {DEMO_VIDEO}, which have no labels "
+            "(--set distill.unlabelled=[] leaves them out)"
+        )
     return resolve_config(value, overrides, file=path), said
 
 
@@ -76,6 +84,17 @@ def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> None:
         model["weights"] = None
     elif theirs.get("encoder") == model.get("encoder"):
         model["weights"] = theirs["weights"]
+    for key in ("width", "head_width"):
+        own = model.get(key, ModelConfig.model_fields[key].default)
+        model[key] = min(own, theirs.get(key, own))
+
+
+def _has_drives(config: Config) -> bool:
+    """Whether the data have pictures without labels that nobody has named or ruled out."""
+    settings = config.distill or DistillConfig()
+    if "unlabelled" in settings.model_fields_set or not _is_prepared(config.data.prepared):
+        return False
+    return unlabelled_folder(load_manifest(config.data.prepared).source, DEMO_VIDEO) is not None
 
 
 def _is_prepared(folder: str) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from segcli.config import DistillConfig
 from segcli.data.images import IMAGE_SUFFIXES
+from segcli.data.layouts import unlabelled_folder
 from segcli.data.manifest import Manifest, Sample
 from segcli.data.mixing import Extra, unlabelled_sample
 from segcli.errors import DataError
@@ -43,10 +44,10 @@ def prepare_frames(settings: DistillConfig, manifest: Manifest, reporter: Report
 
 
 def _unlabelled(name: str, manifest: Manifest, every: int) -> Sequence[Sample]:
-    """The pictures of a split, whose labels are left alone, or those at a path."""
+    """Pictures of a split, whose labels are left alone, of the raw data set, or at a path."""
     if name in manifest.splits:
         return manifest.split(name)
-    path = Path(name)
+    path = unlabelled_folder(manifest.source, name) or Path(name)
     if path.is_file() and is_video(path):
         path = frames_folder(path, every, manifest.folder)
     if path.is_file():
@@ -56,7 +57,7 @@ def _unlabelled(name: str, manifest: Manifest, every: int) -> Sequence[Sample]:
     else:
         there = ", ".join(manifest.splits)
         hint = f"splits of the prepared data: {there}"
-        raise DataError("neither a split nor a file or folder", file=path, hint=hint)
+        raise DataError("neither a split nor a file or folder", file=Path(name), hint=hint)
     if not files:
         raise DataError("no pictures in this folder", file=path)
     return [unlabelled_sample(f.relative_to(path.parent).as_posix(), f.resolve()) for f in files]

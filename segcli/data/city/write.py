@@ -3,7 +3,7 @@
 leftImg8bit/<split>/<city>/<city>_<seq>_<frame>_leftImg8bit.png
 gtFine/<split>/<city>/<city>_<seq>_<frame>_gtFine_polygons.json      train, val
 gtCoarse/<split>/<city>/<city>_<seq>_<frame>_gtCoarse_polygons.json  train, train_extra
-drives/<name>/frame_0000.png ... and motion.json
+leftImg8bit/demoVideo/<name>/frame_0000.png ... and motion.json      drives, no labels
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from segcli.data.city.render import Frame, Size, render_frame, render_scene, scene_camera
 from segcli.data.city.scene import Scene, draw_scene
+from segcli.data.layouts import DEMO_VIDEO
 from segcli.environment import usable_cores
 from segcli.errors import SegcliError, UsageError
 from segcli.files import make_folder, write_bytes, write_json
@@ -34,6 +35,7 @@ CITIES: dict[str, tuple[str, ...]] = {
     "test": ("nordhallen",),
     "train_extra": ("kaltwasser", "veldemar", "brigstone"),
 }
+DRIVES = f"leftImg8bit/{DEMO_VIDEO}"
 _SPLITS = ("train", "val", "train_extra", "test")  # their position seeds the frames
 _FINE = ("train", "val")
 _COARSE = ("train", "train_extra")
@@ -205,7 +207,7 @@ def render_drive_frame(seed: int, drive: int, step: int, frames: int, size: Size
 
 def drive_folder(root: Path, drive: int) -> Path:
     """Where a drive's frames lie."""
-    return root / "drives" / f"{CITIES['val'][drive % 2]}_{drive:02d}"
+    return root / DRIVES / f"{CITIES['val'][drive % 2]}_{drive:02d}"
 
 
 def _write_drive_frame(job: _Job) -> None:
