@@ -48,7 +48,7 @@ QUARTER = 4
 # seen to help; after 1,500 it gains half of what it does after 2,800.
 STEPS, BATCH, CROP, RATE = 2400, 8, (128, 160), 3e-3
 # Steps and channels of the teacher, by what is labelled: all deserves the larger one.
-TEACHERS = {"quarter": (880, 128), "all": (1800, 256)}
+TEACHERS = {"quarter": (1320, 128), "all": (1800, 256)}
 TEACHER_BATCH, TEACHER_CROP, TEACHER_RATE = 8, (192, 256), 1.5e-3
 PAPER = {"pixel": 1.0, "pairwise": 10.0, "holistic": 0.1}
 # Arm -> the distillation losses, and what else is special about it.

@@ -59,14 +59,15 @@ def test_groups_have_their_own_rate_and_norms_no_decay(name: str) -> None:
     assert moved == {"encoder.weight", "decoder.weight"}
 
 
-def test_one_pass_over_many_parameters_is_adamw(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_one_pass_takes_the_same_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(3, 8, 3)
     twin = copy.deepcopy(plain)
-    settings = {"name": "adamw", "lr": 0.1, "encoder_lr_factor": 1.0, "weight_decay": 0.1}
+    settings = {"name": name, "lr": 0.01, "encoder_lr_factor": 1.0, "weight_decay": 0.1}
     optimizers = []
-    for layer, limit in ((plain, 10_000), (twin, 10)):
-        monkeypatch.setattr("segcli.optim.optimizers.ONE_PASS_FROM", limit)
+    for layer, devices in ((plain, ()), (twin, ("cpu",))):
+        monkeypatch.setattr("segcli.optim.optimizers.ONE_PASS", devices)
         groups = {"decoder": {"decay": [layer.weight], "no_decay": [layer.bias]}}
         optimizers.append(build_optimizer(groups, **settings, momentum=0.9))
         set_lr(optimizers[-1], 1.0)

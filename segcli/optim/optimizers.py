@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
-# From this many parameters on AdamW goes through weights and moments in one pass: for 19 million
-# 0.022 s of a CPU step in the place of 0.135 s. Below, the step is short either way.
-ONE_PASS_FROM = 10_000_000
+# Where torch goes through weights and moments in one pass, if asked to. On a CPU that takes AdamW
+# from 21 ms to 3 for MobileNetV2 at half its width, and from 135 ms to 22 for 19 million weights.
+ONE_PASS = ("cpu", "cuda")
 
 
 def build_optimizer(
@@ -40,12 +40,12 @@ def build_optimizer(
         for kind, members in kinds.items()
         if members
     ]
+    every = (p for kinds in groups.values() for members in kinds.values() for p in members)
+    # None leaves the choice to torch, which has one pass on no device by itself.
+    fused = True if all(p.device.type in ONE_PASS for p in every) else None
     if name == "adamw":
-        count = sum(p.numel() for kinds in groups.values() for m in kinds.values() for p in m)
-        # None leaves the choice to torch, which has one pass on no device by itself.
-        fused = True if count >= ONE_PASS_FROM else None
         return torch.optim.AdamW(parameters, lr=lr, fused=fused)
-    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
