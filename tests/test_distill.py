@@ -18,6 +18,7 @@ from tiny_run import SPACE, make_run, one_thread, write_image
 from video_zoo import clip
 
 from segcli import checkpoint
+from segcli.commands.train import Folders
 from segcli.config import Config
 from segcli.config_file import load_config
 from segcli.data.dataset import StageBatches
@@ -26,12 +27,14 @@ from segcli.data.mixing import UNLABELLED, Extra, MixedBatches, MixedDataset
 from segcli.data.transforms import TrainTransform
 from segcli.errors import CheckpointError, ConfigError, DataError, LabelSpaceError
 from segcli.inference.network import TorchBackend
-from segcli.recipes.distill import CONTROL, DistillResult, WeakTeacherError, distill
+from segcli.optim.precision import Precision
+from segcli.recipes.distill import CONTROL, Asked, DistillResult, WeakTeacherError, distill
 from segcli.recipes.distill_cockpit import Cockpit
 from segcli.recipes.distill_config import control_config, student_config
 from segcli.recipes.distill_data import find_extra, prepare_frames
 from segcli.recipes.distill_step import Distillation
 from segcli.recipes.distill_teacher import Teacher, describe_teacher, digest, load_teacher
+from segcli.recipes.evaluate import evaluate_model
 from segcli.recipes.prepare import prepare_labels
 from segcli.recipes.train import TrainResult, train
 from segcli.recipes.training_guard import Interrupted
@@ -117,6 +120,7 @@ def whole(
 ) -> DistillResult:
     """Distil as the command does."""
     reporter = options.pop("reporter", None) or NullReporter()
+    wishes = {k: options.pop(k) for k in ("control", "insist", "baseline") if k in options}
     return distill(
         config(prepared, *overrides),
         folder=folder,
@@ -124,6 +128,7 @@ def whole(
         reporter=reporter,
         reporter_for=lambda place: NullReporter(),
         teacher=teacher,
+        asked=Asked(**wishes),
         **options,
     )
 
@@ -562,3 +567,126 @@ def test_it_comes_nearer_to_its_teacher(tiny_prepared: Path, tmp_path: Path, tea
     run(tiny_prepared, tmp_path / "run", teacher, *settings, reporter=heard)
     distance = heard.scalars["distill/pixel"]
     assert distance[-1] < 0.5 * distance[0]
+
+
+# --- what a fair comparison needs ------------------------------------------------------------
+
+
+def test_student_and_control_compute_alike(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured = iter([Precision("bf16", True), Precision("fp32", False)])
+    monkeypatch.setattr(
+        "segcli.recipes.training_setup.choose_precision", lambda *a, **k: (next(measured), {})
+    )
+    free = ("train.precision=auto", "train.channels_last=null")
+    whole(tiny_prepared, tmp_path / "run", teacher, *free, control=True, insist=True)
+    student = checkpoint.load_checkpoint(tmp_path / "run" / "last").inference
+    control = checkpoint.load_checkpoint(tmp_path / "run" / CONTROL / "last").inference
+    assert control["precision"] == "bf16"
+    assert student == control
+
+
+def test_validation_pictures_among_the_extra_ones_are_named(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    heard = Listener()
+    both = ("distill.coarse=[val]", "distill.unlabelled=[val]", "distill.fine_only=0.5")
+    whole(tiny_prepared, tmp_path / "run", teacher, *both, NOTHING, reporter=heard)
+    for kind in ("coarse", "unlabelled"):
+        assert any(f"distill.{kind} holds" in text for text in heard.warnings)
+    quiet = Listener()
+    whole(
+        tiny_prepared, tmp_path / "other", teacher, "distill.coarse=[train_extra]", reporter=quiet
+    )
+    assert not any("validated on" in text for text in quiet.warnings)
+
+
+def test_a_teacher_is_scored_on_pictures_of_the_students_size(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    heard = Listener()
+    whole(tiny_prepared, tmp_path / "run", teacher, "eval.size=[16, 32]", reporter=heard)
+    (line,) = (text for text in heard.lines if text.startswith("teacher: val mIoU"))
+    at_size = float(line.split("of the student's size ")[1].split()[0])
+    predictor = load_teacher(teacher).predictor(CPU, own_size=False, size=(16, 32))
+    manifest = load_manifest(tiny_prepared)
+    found = evaluate_model(predictor, manifest.split("val"), manifest.label_space)
+    assert at_size == pytest.approx(found.scores.miou, abs=1e-4)
+
+
+def test_what_does_not_go_together_is_said_before_the_control_is_trained(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    heard = Listener()
+    soft = ("data.soft_targets=true", "distill.unlabelled=[val]")
+    with pytest.raises(ConfigError, match="soft targets"):
+        whole(tiny_prepared, tmp_path / "run", teacher, *soft, control=True, reporter=heard)
+    assert not (tmp_path / "run" / CONTROL).exists()
+    assert not any(line.startswith("teacher:") for line in heard.lines)
+
+
+def test_a_run_that_goes_on_remembers_what_was_asked(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    first, second = tmp_path / "runs" / "first", tmp_path / "runs" / "second"
+    whole(tiny_prepared, first, teacher, control=True, insist=True)
+    with pytest.raises(Interrupted):
+        whole(tiny_prepared, second, teacher, control=True, insist=True, reporter=Listener(2))
+    assert not (second / CONTROL).exists()
+    result = whole(tiny_prepared, second, teacher, resume=second / "last", goes_on=True)
+    assert result.gain is not None
+    assert (second / "gain.json").is_file()
+
+
+def test_a_run_does_not_go_on_with_other_extra_pictures(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run(tiny_prepared, folder, teacher, "distill.coarse=[train_extra]", reporter=Listener(2))
+    with pytest.raises(CheckpointError, match="other extra pictures"):
+        run(tiny_prepared, folder, teacher, "distill.unlabelled=[val]", resume=True)
+
+
+def test_torchrun_goes_on_with_a_run_whose_control_was_being_trained(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("segcli.distributed.launcher", lambda: "job-7")
+    folder = tmp_path / "runs" / "run"
+
+    class Stopping(Listener):
+        def done(self) -> None:
+            """A control's reporter is done with when it is."""
+
+    settings = config(tiny_prepared)
+    with pytest.raises(Interrupted):
+        distill(
+            settings,
+            folder=folder,
+            device=CPU,
+            reporter=NullReporter(),
+            reporter_for=lambda place: Stopping(2),
+            teacher=teacher,
+            asked=Asked(control=True, insist=True),
+        )
+    assert Folders(None, None, tmp_path / "runs", "run").place(settings) == (folder, True)
+    assert Folders(None, folder, tmp_path / "runs", "run").place(settings) == (folder, True)
+
+
+def test_a_default_that_does_not_fit_the_teacher_is_not_taken(
+    tiny_prepared: Path, teacher: Path
+) -> None:
+    trained = describe_teacher(teacher)
+    soft = {**trained.training, "data": {**trained.training["data"], "soft_targets": True}}
+    found, _ = student_config(None, dataclasses.replace(trained, training=soft))
+    assert found.distill is not None and found.distill.unlabelled == ()
+    model = {**trained.training["model"], "weights": "resnet18.pth"}
+    local = {**trained.training, "model": model}
+    found, said = student_config(None, dataclasses.replace(trained, training=local))
+    assert found.model.weights is None
+    assert any("random weights" in line for line in said)
+    half = {**model, "encoder": "mobilenet_v2", "width_mult": 0.5, "weights": None}
+    small = {**trained.training, "model": half}
+    found, _ = student_config(None, dataclasses.replace(trained, training=small))
+    assert found.model.width_mult == 0.5, "no wider than the teacher's"

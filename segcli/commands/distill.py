@@ -24,10 +24,10 @@ class Wishes:
     """What the command line says beside config and folders."""
 
     teacher: str
-    baseline: Path | None
+    device: str | None
     control: bool
     insist: bool
-    device: str | None
+    baseline: Path | None
 
 
 def distill(
@@ -92,7 +92,7 @@ def distill(
     else:
         settings = _of_config(config, teacher, overrides or [])
     asked = settings.distill.teacher if settings.distill is not None else None
-    wishes = Wishes(str(asked), baseline, control, insist, device)
+    wishes = Wishes(str(asked), device, control, insist, baseline)
     _distill(settings, Folders(resume, run, runs, Path(config or "distill").stem), wishes, world())
 
 
@@ -110,11 +110,12 @@ def _of_run(folder: Path, teacher: Path | None, overrides: list[str]) -> Config:
 
 
 def _of_config(config: str | None, teacher: Path, overrides: list[str]) -> Config:
+    from segcli.distributed import world
     from segcli.recipes.distill_config import student_config
     from segcli.recipes.distill_teacher import describe_teacher
 
     settings, said = student_config(config, describe_teacher(teacher), overrides)
-    for line in said:
+    for line in said if world().is_main else ():
         typer.echo(line)
     return settings
 
@@ -124,6 +125,7 @@ def _distill(settings: Config, folders: Folders, wishes: Wishes, world: World) -
     from segcli.checkpoint import has_checkpoint
     from segcli.distributed import from_main, process_group
     from segcli.environment import keep_freed_memory, resolve_device
+    from segcli.recipes.distill import Asked
     from segcli.recipes.distill import distill as run_distillation
 
     where = resolve_device(wishes.device, world.local_rank if world.size > 1 else None)
@@ -143,9 +145,8 @@ def _distill(settings: Config, folders: Folders, wishes: Wishes, world: World) -
                 reporter_for=lambda place: reporter_of(place, None, world),
                 teacher=wishes.teacher,
                 resume=last,
-                baseline=wishes.baseline,
-                control=wishes.control,
-                insist=wishes.insist,
+                asked=Asked(wishes.control, wishes.insist, wishes.baseline),
+                goes_on=goes_on,
                 world=world,
             )
         except BaseException:

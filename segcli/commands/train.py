@@ -132,7 +132,7 @@ class Folders:
             with contextlib.suppress(SegcliError, AttributeError):  # some other, broken run
                 same = read_json(folder / "environment.json").get("launcher") == job
                 same = same and load_config(folder / "config.yaml") == settings
-                if same and has_checkpoint(folder / "last"):
+                if same and any(has_checkpoint(p) for p in begun(folder)):
                     return folder
         return None
 
@@ -143,9 +143,15 @@ def _may_begin_in(folder: Path) -> bool:
 
     if not folder.is_dir():
         return False
-    begun = {"config.yaml", "environment.json", "log.jsonl", "tensorboard", "nonfinite"}
+    usual = {"config.yaml", "environment.json", "log.jsonl", "tensorboard", "nonfinite"}
+    usual |= {"asked.json", "control"}  # of a distillation
     names = {item.name for item in folder.iterdir() if not item.name.startswith(".")}
-    return names <= begun and not has_checkpoint(folder / "last")
+    return names <= usual and not any(has_checkpoint(p) for p in begun(folder))
+
+
+def begun(folder: Path) -> tuple[Path, Path]:
+    """Where the first checkpoint of a run lies; that of a distillation may be its control's."""
+    return folder / "last", folder / "control" / "last"
 
 
 def _new_folder(runs: Path, name: str) -> Path:

@@ -10,7 +10,7 @@ import torchvision
 
 from segcli import findings as codes
 from segcli import resources
-from segcli.config import Config
+from segcli.config import Config, DistillConfig
 from segcli.config_file import load_config
 from segcli.data.extra import pixel_transforms
 from segcli.data.manifest import Manifest, load_manifest
@@ -21,6 +21,9 @@ from segcli.errors import ConfigError, DataError, SegcliError, UsageError
 from segcli.findings import ERROR, OK, WARNING, Finding, of_error
 from segcli.labels import SHIPPED, load_label_space
 from segcli.models.build import TIMM_PREFIX, build_encoder
+from segcli.recipes.distill_data import find_extra, shared
+from segcli.recipes.distill_frames import is_video
+from segcli.recipes.distill_step import check_distillation
 from segcli.recipes.training import build_from_config, loader_workers, score_names
 from segcli.reporting.events import Reporter
 from segcli.runs import RUNS
@@ -110,13 +113,33 @@ def _words(config: Config, manifest: Manifest) -> list[Finding]:
         pixel_transforms(config.train.augment.extra)
     except ConfigError as error:
         found.append(of_error(codes.CONFIG, error))
-    distill = config.distill
-    for name in () if distill is None else (*distill.coarse, *distill.unlabelled):
-        if not manifest.has_pictures(name):
-            what = f"distill: '{name}' is neither a split nor a file or folder"
-            hint = f"splits: {', '.join(manifest.splits)}"
+    return found if config.distill is None else found + _extra(config.distill, config, manifest)
+
+
+def _extra(distill: DistillConfig, config: Config, manifest: Manifest) -> list[Finding]:
+    """Extra pictures that are not there, are validated on, or cannot join the others."""
+    found = []
+    hint = f"splits: {', '.join(manifest.splits)}"
+    for name in distill.coarse:
+        if name not in manifest.splits:
+            what = f"distill.coarse: '{name}' is neither a split nor a prepared folder"
             found.append(Finding(codes.CONFIG, ERROR, what, manifest.folder, hint))
-    return found
+    for name in distill.unlabelled:
+        if not manifest.has_pictures(name):
+            what = f"distill.unlabelled: '{name}' is neither a split nor a file or folder"
+            found.append(Finding(codes.CONFIG, ERROR, what, manifest.folder, hint))
+    if found:
+        return found
+    # Frames of a video are written by the training.
+    known = [n for n in distill.unlabelled if n in manifest.splits or not is_video(Path(n))]
+    try:
+        extra = find_extra(distill.model_copy(update={"unlabelled": tuple(known)}), manifest)
+        check_distillation(config, manifest.label_space, extra, World())
+    except SegcliError as error:
+        return [of_error(codes.CONFIG, error)]
+    val = [s for name in config.data.val for s in manifest.splits.get(name, ())]
+    hint = "the score will say how well they are remembered, not how well others are learnt"
+    return [Finding(codes.SHARED_SPLIT, WARNING, what, None, hint) for what in shared(extra, val)]
 
 
 def _stages(config: Config, sizes: Sequence[tuple[int, int]]) -> list[Finding]:
@@ -214,8 +237,10 @@ def _shared_memory(config: Config, classes: int) -> list[Finding]:
     for stage in config.train.stages:
         factor = stage.resize if config.train.loss_at == "label" else 1.0
         target = round(stage.size[0] / factor), round(stage.size[1] / factor)
+        extra = config.distill is not None and (config.distill.coarse or config.distill.unlabelled)
+        pictures = stage.batch_size * (2 if extra else 1)
         waiting = resources.loader_bytes(
-            stage.size, stage.batch_size, workers, channels=channels, target_size=target
+            stage.size, pictures, workers, channels=channels, target_size=target
         )
         need = max(need, waiting)
     shortage = resources.shared_memory_shortage(need, workers)

@@ -59,12 +59,14 @@ def compare_with_control(
     samples: Sequence[Sample],
     device: torch.device,
     reporter: Reporter,
+    *,
+    batch_size: int,
 ) -> Gain:
     """Evaluate both checkpoints on `samples` and report the difference, class by class."""
     counts: list[list[ImageCounts]] = []
     for path, title in ((control, "control"), (student, "student")):
         predictor = Predictor.from_checkpoint(path, device=str(device))
-        counts.append([_counts(predictor, samples, reporter, title)])
+        counts.append([_counts(predictor, samples, reporter, title, batch_size)])
     space = predictor.label_space
     before, after = counts
     draws = draw_scores([*before, *after])
@@ -81,7 +83,11 @@ def compare_with_control(
 
 
 def _counts(
-    predictor: Predictor, samples: Sequence[Sample], reporter: Reporter, title: str
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    reporter: Reporter,
+    title: str,
+    batch_size: int,
 ) -> ImageCounts:
     space = predictor.label_space
     triples: list[list[list[int]]] = []
@@ -89,7 +95,14 @@ def _counts(
     def count(item: Loaded, prediction: NDArray[np.uint8]) -> None:
         triples.append(_triples(item.truth, prediction, space))
 
-    evaluate_model(predictor, samples, reporter=reporter, title=title, on_prediction=count)
+    evaluate_model(
+        predictor,
+        samples,
+        batch_size=batch_size,
+        reporter=reporter,
+        title=title,
+        on_prediction=count,
+    )
     return image_counts(triples, space.num_classes)
 
 

@@ -16,6 +16,7 @@ from segcli.errors import ConfigError
 from segcli.exported import is_exported
 
 DEFAULT = "distill.yaml"
+IMAGENET = "imagenet"
 
 
 def student_config(
@@ -42,8 +43,8 @@ def student_config(
             hint="name a config for its student: segcli distill CONFIG --teacher FILE",
         )
     if name is None and teacher.training:
-        _as_the_teacher(value, teacher)
         said.append(f"the student of {DEFAULT}, trained as its teacher was: {teacher.path}")
+        said += _as_the_teacher(value, teacher)
     config = resolve_config(copy.deepcopy(value), overrides, file=path)
     prepared = str(teacher.data.get("prepared", ""))
     if not _is_prepared(config.data.prepared) and _is_prepared(prepared):
@@ -73,20 +74,35 @@ def control_config(config: Config) -> Config:
     return resolve_config(value)
 
 
-def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> None:
-    """Put the teacher's data, training and evaluation in the place of a config's."""
+def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> list[str]:
+    """Put the teacher's data, training and evaluation in the place of a config's.
+
+    Returns:
+        What else was decided, in lines to show.
+    """
     trained = copy.deepcopy(teacher.training)
     for section in ("data", "train", "eval"):
         if section in trained:
             value[section] = trained[section]
+    # A relative path means another folder from elsewhere; what the checkpoint says does not.
+    prepared = str(teacher.data.get("prepared", ""))
+    if _is_prepared(prepared):
+        value["data"] = {**value.get("data", {}), "prepared": prepared}
     model, theirs = value.setdefault("model", {}), trained.get("model", {})
-    if theirs.get("weights") is None:
+    weights, same = theirs.get("weights"), theirs.get("encoder") == model.get("encoder")
+    said = []
+    if weights is None or same:
+        model["weights"] = weights
+    elif weights != IMAGENET:
         model["weights"] = None
-    elif theirs.get("encoder") == model.get("encoder"):
-        model["weights"] = theirs["weights"]
-    for key in ("width", "head_width"):
+        said.append(
+            f"the student starts from random weights, for its teacher's {weights} are another "
+            f"encoder's (--set model.weights=FILE, or {IMAGENET}, which is downloaded)"
+        )
+    for key in ("width", "head_width", *(["width_mult"] if same else [])):
         own = model.get(key, ModelConfig.model_fields[key].default)
         model[key] = min(own, theirs.get(key, own))
+    return said
 
 
 def _has_drives(config: Config) -> bool:
@@ -94,6 +110,8 @@ def _has_drives(config: Config) -> bool:
     settings = config.distill or DistillConfig()
     if "unlabelled" in settings.model_fields_set or not _is_prepared(config.data.prepared):
         return False
+    if config.data.soft_targets:
+        return False  # extra pictures have none
     return unlabelled_folder(load_manifest(config.data.prepared).source, DEMO_VIDEO) is not None
 
 

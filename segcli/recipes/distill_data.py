@@ -32,6 +32,19 @@ def find_extra(settings: DistillConfig, manifest: Manifest, *, coarse_only: bool
     return Extra(tuple(samples), len(coarse))
 
 
+def shared(extra: Extra, val: Sequence[Sample]) -> list[str]:
+    """A line for each kind of extra pictures, coarse or not, that `val` holds some of."""
+    known = {s.image.resolve() for s in val}
+    found = []
+    for what, samples in (
+        ("distill.coarse", extra.samples[: extra.coarse]),
+        ("distill.unlabelled", extra.samples[extra.coarse :]),
+    ):
+        if count := sum(s.image.resolve() in known for s in samples):
+            found.append(f"{what} holds {count} of the pictures that are validated on")
+    return found
+
+
 def prepare_frames(settings: DistillConfig, manifest: Manifest, reporter: Reporter) -> None:
     """Write the frames of all videos that a config names, where they are not there yet.
 

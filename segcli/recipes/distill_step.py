@@ -6,6 +6,7 @@ cells of the student's logits before their last upsampling. Fine pictures come f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from segcli import distributed
-from segcli.config import DistillConfig
+from segcli import distributed, files
+from segcli.config import Config, DistillConfig
 from segcli.data.dataset import StageBatches, TrainDataset
 from segcli.data.manifest import Sample
 from segcli.data.mixing import UNLABELLED, Extra, MixedBatches, MixedDataset
+from segcli.distributed import World
 from segcli.errors import CheckpointError, ConfigError
+from segcli.labels import LabelSpace
 from segcli.recipes.distill_cockpit import Cockpit
 from segcli.recipes.distill_lessons import Lessons, Losses
 from segcli.recipes.distill_teacher import Teacher
@@ -47,7 +50,7 @@ class Distillation:
             extra = Extra()
         self.pictures = extra
         self.steps = round(run.total_steps * (1 - self.settings.fine_only)) if len(extra) else 0
-        _check(run, extra)
+        check_distillation(run.config, run.label_space, extra, run.world)
         asked = None if teacher is None else teacher.placed(run.device, run.precision)
         self.lessons = Lessons(run, asked, extra)
         self.beside = self._build_optimizer(run)
@@ -206,17 +209,28 @@ class Distillation:
             "teacher": "" if self.lessons.teacher is None else self.lessons.teacher.digest,
             "loss": self.lessons.loss.state_dict(),
             "optimizer": {} if self.beside is None else self.beside.state_dict(),
+            "extra": self._extra_digest(),
         }
+
+    def _extra_digest(self) -> str:
+        """Of what the order of extra pictures follows from: which they are, and until when."""
+        pictures = [[s.id, *s.size] for s in self.extra]
+        value = [pictures, self.pictures.coarse, self.steps]
+        return files.sha256_bytes(json.dumps(value).encode())
 
     def load_state_dict(self, state: dict[str, Any], path: Path) -> None:
         """Go on from `state_dict`.
 
         Raises:
-            CheckpointError: another teacher, or other losses.
+            CheckpointError: another teacher, other extra pictures, or other losses.
         """
-        if state["teacher"] != self.state_dict()["teacher"]:
+        own = self.state_dict()
+        if state["teacher"] != own["teacher"]:
             hint = "give that one with --teacher, or start anew"
             raise CheckpointError("was trained by another teacher", file=path, hint=hint)
+        if state.get("extra", own["extra"]) != own["extra"]:
+            hint = "distill.coarse, unlabelled and fine_only have to be as they were; or start anew"
+            raise CheckpointError("was trained with other extra pictures", file=path, hint=hint)
         try:
             self.lessons.loss.load_state_dict(state["loss"])
             if self.beside is not None:
@@ -231,17 +245,21 @@ def _is_used(settings: DistillConfig, extra: Extra) -> bool:
     return any(settings.losses.values()) or bool(extra.coarse and settings.coarse_weight)
 
 
-def _check(run: Training, extra: Extra) -> None:
+def check_distillation(config: Config, space: LabelSpace, extra: Extra, world: World) -> None:
     """What does not go together.
 
     Raises:
         ConfigError: naming the keys.
     """
-    if len(extra) and run.config.data.soft_targets:
-        raise ConfigError("extra pictures have no soft targets", hint="data.soft_targets=false")
-    if run.label_space.num_classes > UNLABELLED:
+    settings = config.distill or DistillConfig()
+    if config.data.soft_targets and len(extra) and _is_used(settings, extra):
+        hint = "data.soft_targets=false, or distill.coarse=[] and distill.unlabelled=[]"
+        raise ConfigError("extra pictures have no soft targets", hint=hint)
+    if config.data.soft_targets and settings.void:
+        raise ConfigError("distill.void is for labels, not for data.soft_targets")
+    if space.num_classes > UNLABELLED:
         raise ConfigError(f"distillation takes at most {UNLABELLED} classes")
-    for number, stage in enumerate(run.stages):
-        if stage.config.batch_size // run.world.size % stage.config.accumulate:
+    for number, stage in enumerate(config.train.stages):
+        if stage.batch_size // world.size % stage.accumulate:
             what = f"train.stages.{number}.accumulate does not divide each process's pictures"
             raise ConfigError(what)

@@ -49,7 +49,7 @@ class Teacher:
     def __call__(self, images: Tensor) -> StrideOutput:
         """Logits `(N, K, H'/s, W'/s)` and features for uint8 `(N, 3, H, W)`."""
         if not isinstance(self.model, Segmenter):
-            logits = self.model(images.contiguous()).to(images.device)
+            logits = self.model(images.to(self.model.device).contiguous()).to(images.device)
             height, width = images.shape[-2:]
             m = self.model.multiple
             padded = (-(-height // m) * m, -(-width // m) * m)
@@ -59,8 +59,18 @@ class Teacher:
         with self.precision.autocast(images.device):
             return self.model.logits_at_stride(images)
 
-    def predictor(self, device: torch.device) -> Predictor:
-        """Predicts as the teacher's own run validated it, with these very weights."""
+    def predictor(
+        self,
+        device: torch.device,
+        *,
+        own_size: bool = True,
+        size: tuple[int, int] | None = None,
+    ) -> Predictor:
+        """Predicts with these very weights as the teacher's own run validated them.
+
+        Args:
+            own_size: at the size that run predicted at; else at `size`, or whole pictures.
+        """
         stored = self.checkpoint.inference
         usual = str(stored.get("precision", "fp32"))
         if device.type == "cpu" and usual == "fp16":
@@ -71,7 +81,7 @@ class Teacher:
             device=device,
             precision=usual,
             channels_last=bool(stored.get("channels_last", False)),
-            size=stored.get("size"),
+            size=stored.get("size") if own_size else size,
         )
 
     def placed(self, device: torch.device, precision: Precision) -> Teacher:

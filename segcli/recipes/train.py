@@ -20,6 +20,7 @@ from segcli.data.watch import blame
 from segcli.distributed import World
 from segcli.errors import DataError
 from segcli.metrics.confusion import Scores
+from segcli.optim.precision import Precision
 from segcli.recipes.training import (
     Stage,
     Training,
@@ -65,6 +66,7 @@ def train(
     resume: Path | None = None,
     world: World | None = None,
     teach: Callable[[Training], Teaching] | None = None,
+    precision: Precision | None = None,
 ) -> TrainResult:
     """Train `config` in the run folder `folder`, from the start or from a checkpoint.
 
@@ -72,6 +74,8 @@ def train(
         resume: a ``last`` checkpoint to go on from; None starts anew.
         world: the place of this process among those that train together.
         teach: makes what `distill` adds to the run.
+        precision: the arithmetic of another run that this one is compared with; taken where
+            the config leaves it open, in the place of a measurement.
 
     Raises:
         SegcliError: data, weights, checkpoint or disk that cannot be used, in one line;
@@ -86,6 +90,7 @@ def train(
             resume=resume,
             world=world,
             teach=teach,
+            precision=precision,
         )
         for check in (preflight, probe):
             if not stop.agree(device):

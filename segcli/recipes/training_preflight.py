@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from segcli import resources
+from segcli.data.faults import glance
 from segcli.data.images import read_image
 from segcli.data.manifest import Sample
 from segcli.data.set_faults import manifest_findings
@@ -53,6 +54,9 @@ def check_data(run: Training) -> None:
     data = run.config.data
     uses = {"+".join(names): names for names in (data.train, data.val)}
     found = manifest_findings(run.manifest, uses)
+    # Of pictures without a label the header was read when they were found.
+    extra = [s for s in run.pictures[len(run.samples) :] if s.label != s.image]
+    found += [fault for sample in extra for fault in glance(sample)]
     for finding in found:
         if finding.severity == WARNING:
             run.reporter.warning(finding.line())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -44,6 +43,7 @@ def set_up(
     resume: Path | None,
     world: World | None = None,
     teach: Callable[[Training], Teaching] | None = None,
+    precision: Precision | None = None,
 ) -> Training:
     """Everything before the first step: data, model, arithmetic, the state to go on from.
 
@@ -56,7 +56,7 @@ def set_up(
     world = world or World()
     torch.manual_seed(config.train.seed)
     manifest = load_manifest(config.data.prepared, config.label_sources)
-    _check_config(config, manifest)
+    check_config(config, manifest)
     _check_prediction_size(config, reporter)
     samples = tuple(s for name in config.data.train for s in manifest.split(name))
     model = _build_model(config, manifest, world, pretrained=resume is None)
@@ -64,7 +64,8 @@ def set_up(
     model.to(device).train()
     loss.to(device)
     state = checkpoint.load_resume(resume, warn=reporter.warning) if resume else None
-    precision = _same_precision(config, model, loss, device, reporter, state, world)
+    stored = precision if state is None else Precision(*state["precision"])
+    precision = _same_precision(config, model, loss, device, reporter, stored, world)
     if world.size > 1 and device.type == "cuda":
         # Not before rank zero has measured by itself: every forward pass is a meeting of all.
         model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call]
@@ -117,8 +118,12 @@ def _build_optimizer(config: Config, model: Segmenter) -> torch.optim.Optimizer:
     )
 
 
-def _check_config(config: Config, manifest: Manifest) -> None:
-    """What a config can get wrong about the data it names."""
+def check_config(config: Config, manifest: Manifest) -> None:
+    """What a config can get wrong about the data it names.
+
+    Raises:
+        SegcliError: another label space, an empty split, an unknown score or transform.
+    """
     wanted, found = config.data.label_space, manifest.label_space
     if wanted is not None and wanted != found.name:
         raise LabelSpaceError(
@@ -175,11 +180,11 @@ def _same_precision(
     loss: SegmentationLoss,
     device: torch.device,
     reporter: Reporter,
-    state: dict[str, Any] | None,
+    stored: Precision | None,
     world: World,
 ) -> Precision:
     """What rank zero has chosen, for all."""
-    chosen = _precision(config, model, loss, device, reporter, state) if world.is_main else None
+    chosen = _precision(config, model, loss, device, reporter, stored) if world.is_main else None
     precision = distributed.from_main(world, chosen)
     if precision is None:
         raise ValueError("rank zero has chosen no arithmetic")
@@ -192,11 +197,11 @@ def _precision(
     loss: SegmentationLoss,
     device: torch.device,
     reporter: Reporter,
-    state: dict[str, Any] | None,
+    stored: Precision | None,
 ) -> Precision:
-    """The arithmetic of a resumed run is that of its first part; else a measurement decides."""
+    """That of a resumed run's first part, or of its control; else a measurement decides."""
     open_to = candidates(config.train.precision, config.train.channels_last)
-    if state is not None and (stored := Precision(*state["precision"])) in open_to:
+    if stored in open_to:
         return stored
     k, first = model.num_classes, config.train.stages[0]
 
