@@ -22,14 +22,15 @@ ALLOWED = {
 }
 # Recipes that may be called by others, and who may call them.
 RECIPE_CALLS = {
-    "evaluate": {"train", "training_validation", "distill", "distill_compare"},
+    "distill": {"check_config"},
+    "evaluate": {"train", "training_validation", "distill_look", "distill_compare"},
     "report": {"evaluate_run"},
     "stress": {"evaluate_run"},
     "tta": {"evaluate_run"},
-    "train": {"distill"},
+    "train": {"distill", "distill_control"},
     "training": {
         *("train", "describe_model", "check_config", "preview"),
-        *("distill", "distill_step", "distill_lessons"),
+        *("distill", "distill_control", "distill_look", "distill_step", "distill_lessons"),
     },
 }
 
