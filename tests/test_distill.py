@@ -1,12 +1,10 @@
-"""Distillation on the tiny city: teacher, extra pictures, losses, control, cockpit, resuming."""
+"""Distillation on the tiny city: losses, teacher, extra pictures, cockpit, resuming."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,23 @@ import numpy as np
 import pytest
 import torch
 from conftest import TINY
-from tiny_run import SPACE, make_run, one_thread, write_image
+from tiny_distill import (
+    CPU,
+    EVERYTHING,
+    NOTHING,
+    Listener,
+    config,
+    one_thread,
+    run,
+    same,
+    state,
+    teacher,
+    whole,
+)
+from tiny_run import SPACE, make_run, write_image
 from video_zoo import clip
 
 from segcli import checkpoint
-from segcli.commands.train import Folders
-from segcli.config import Config
 from segcli.config_file import load_config
 from segcli.data.dataset import StageBatches
 from segcli.data.manifest import load_manifest
@@ -27,125 +36,16 @@ from segcli.data.mixing import UNLABELLED, Extra, MixedBatches, MixedDataset
 from segcli.data.transforms import TrainTransform
 from segcli.errors import CheckpointError, ConfigError, DataError, LabelSpaceError
 from segcli.inference.network import TorchBackend
-from segcli.optim.precision import Precision
-from segcli.recipes.distill import CONTROL, Asked, DistillResult, WeakTeacherError, distill
 from segcli.recipes.distill_cockpit import Cockpit
-from segcli.recipes.distill_config import control_config, student_config
+from segcli.recipes.distill_config import student_config
 from segcli.recipes.distill_data import find_extra, prepare_frames
-from segcli.recipes.distill_step import Distillation
 from segcli.recipes.distill_teacher import Teacher, describe_teacher, digest, load_teacher
-from segcli.recipes.evaluate import evaluate_model
 from segcli.recipes.prepare import prepare_labels
-from segcli.recipes.train import TrainResult, train
+from segcli.recipes.train import train
 from segcli.recipes.training_guard import Interrupted
-from segcli.reporting.events import NullReporter, Reporter
+from segcli.reporting.events import NullReporter
 
-__all__ = ["one_thread"]
-
-CPU = torch.device("cpu")
-EVERYTHING = (
-    "distill.losses={pixel: 1, channel: 3, pairwise: 10, feature: 1, holistic: 0.1}",
-    "distill.coarse=[train_extra]",
-    "distill.unlabelled=[val]",
-    "distill.discriminator.width=4",
-    "distill.measure_every=2",
-    "distill.fine_only=0.3",
-    "train.stages=[{size: [32, 64], epochs: 2, batch_size: 4, accumulate: 2}]",
-    "model.dropout=0.2",
-)
-NOTHING = "distill.losses={pixel: 0, channel: 0}"
-
-
-class Listener(NullReporter):
-    """Keeps what it hears, and may send a signal when a step is reported."""
-
-    def __init__(self, stop_at: int = 0) -> None:
-        self.scalars: dict[str, list[float]] = {}
-        self.lines: list[str] = []
-        self.warnings: list[str] = []
-        self.stop_at = stop_at
-
-    def scalar(self, name: str, value: float, step: int) -> None:
-        self.scalars.setdefault(name, []).append(value)
-        if name == "loss/total" and step == self.stop_at:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    def message(self, text: str) -> None:
-        self.lines.append(text)
-
-    def warning(self, text: str) -> None:
-        self.warnings.append(text)
-
-
-@pytest.fixture(scope="module")
-def teacher(tiny_prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run folder of a network of another encoder and width than the student's."""
-    folder = tmp_path_factory.mktemp("teacher") / "run"
-    own = ["model.encoder=resnet18", "model.width_mult=1", "model.width=24", "model.head_width=24"]
-    settings = load_config("fpn.yaml", [*TINY, *own, f"data.prepared={tiny_prepared}"])
-    train(settings, folder=folder, device=CPU, reporter=NullReporter())
-    return folder
-
-
-def config(prepared: Path, *overrides: str) -> Config:
-    return load_config("fpn.yaml", [*TINY, f"data.prepared={prepared}", "distill={}", *overrides])
-
-
-def run(
-    prepared: Path,
-    folder: Path,
-    teacher: Path | Teacher,
-    *overrides: str,
-    reporter: Reporter | None = None,
-    resume: bool = False,
-) -> TrainResult:
-    """Distil without looking at the teacher first."""
-    settings = config(prepared, *overrides)
-    manifest = load_manifest(prepared)
-    assert settings.distill is not None
-    extra = find_extra(settings.distill, manifest)
-    taught = teacher if isinstance(teacher, Teacher) else load_teacher(teacher)
-    return train(
-        settings,
-        folder=folder,
-        device=CPU,
-        reporter=reporter or NullReporter(),
-        resume=folder / "last" if resume else None,
-        teach=lambda run: Distillation(run, taught, extra),
-    )
-
-
-def whole(
-    prepared: Path, folder: Path, teacher: Path, *overrides: str, **options: Any
-) -> DistillResult:
-    """Distil as the command does."""
-    reporter = options.pop("reporter", None) or NullReporter()
-    wishes = {k: options.pop(k) for k in ("control", "insist", "baseline") if k in options}
-    return distill(
-        config(prepared, *overrides),
-        folder=folder,
-        device=CPU,
-        reporter=reporter,
-        reporter_for=lambda place: NullReporter(),
-        teacher=teacher,
-        asked=Asked(**wishes),
-        **options,
-    )
-
-
-def state(folder: Path) -> dict[str, Any]:
-    return checkpoint.load_resume(folder / "last")
-
-
-def same(a: Any, b: Any) -> bool:
-    """Equal to the last bit, whatever it is that tensors lie in."""
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
-    if isinstance(a, list):
-        return len(a) == len(b) and all(map(same, a, b))
-    return bool(a == b)
+__all__ = ["one_thread", "teacher"]
 
 
 def test_without_weights_it_is_plain_training_bit_for_bit(
@@ -425,87 +325,6 @@ def test_what_does_not_go_together_is_refused(
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-# --- the teacher is looked at, the student held to its control -----------------------------------
-
-
-def test_a_teacher_that_is_no_better_is_refused_unless_insisted_on(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
-) -> None:
-    with pytest.raises(WeakTeacherError, match="no better than the student's own"):
-        whole(tiny_prepared, tmp_path / "run", teacher, baseline=teacher)
-    heard = Listener()
-    one = "train.stages=[{size: [32, 64], epochs: 1, batch_size: 12}]"
-    folder = tmp_path / "insisted"
-    whole(tiny_prepared, folder, teacher, one, baseline=teacher, insist=True, reporter=heard)
-    assert any("no better" in text for text in heard.warnings)
-    assert any(line.startswith("teacher: val mIoU") for line in heard.lines)
-
-
-def test_a_control_is_the_student_alone_and_known_the_next_time(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
-) -> None:
-    heard = Listener()
-    options = {"control": True, "insist": True}
-    settings = ("distill.coarse=[train_extra]", "distill.unlabelled=[val]")
-    first = tmp_path / "runs" / "first"
-    result = whole(tiny_prepared, first, teacher, *settings, reporter=heard, **options)
-    assert any(line.startswith("teacher and coarse labels agree on") for line in heard.lines)
-    assert result.gain is not None
-    control = checkpoint.load_checkpoint(first / CONTROL / "last")
-    student = checkpoint.load_checkpoint(first / "last")
-    assert result.gain.control[0] == pytest.approx(control.scores["miou"])
-    assert result.gain.student[0] == pytest.approx(student.scores["miou"])
-    assert control.step == student.step
-    assert control.training["distill"]["losses"] == {}
-    second = tmp_path / "runs" / "second"
-    again = whole(tiny_prepared, second, teacher, *settings, reporter=heard, **options)
-    assert not (second / CONTROL).exists()
-    assert again.gain == result.gain
-    # Another student is another matter.
-    options["control"] = False
-    whole(tiny_prepared, tmp_path / "runs" / "third", teacher, "train.seed=3", **options)
-    assert sum(line.startswith("the student alone is known") for line in heard.lines) == 1
-
-
-def test_a_control_without_coarse_labels_is_plain_training(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
-) -> None:
-    settings = config(tiny_prepared, "distill.unlabelled=[val]", "distill.coarse_weight=0")
-    assert control_config(settings).distill is None
-    folder = tmp_path / "run"
-    whole(tiny_prepared, folder, teacher, control=True, insist=True)
-    plain = load_config("fpn.yaml", [*TINY, f"data.prepared={tiny_prepared}"])
-    train(plain, folder=tmp_path / "plain", device=CPU, reporter=NullReporter())
-    assert same(state(folder / CONTROL)["model"], state(tmp_path / "plain")["model"])
-
-
-# --- which config ----------------------------------------------------------------------------
-
-
-def test_without_a_config_the_student_trains_as_its_teacher_did(
-    tiny_prepared: Path, teacher: Path, in_tmp: Path
-) -> None:
-    trained = describe_teacher(teacher)
-    found, said = student_config(None, trained)
-    assert found.data.prepared == str(tiny_prepared)
-    assert found.model.encoder == "mobilenet_v2"
-    assert found.model.weights is None
-    assert found.train.stages[0].size == (32, 64)
-    assert (found.model.width, found.model.head_width) == (24, 24), "no wider than the teacher's"
-    assert found.distill is not None
-    assert found.distill.teacher == str((teacher / "best").resolve())
-    assert found.distill.unlabelled == ("demoVideo",)
-    assert len(said) == 2 and "distill.unlabelled=[]" in said[1]
-    without, said = student_config(None, trained, ["distill.unlabelled=[]"])
-    assert without.distill is not None
-    assert without.distill.unlabelled == () and len(said) == 1
-    named, said = student_config("demo_distill.yaml", trained, ["train.seed=4"])
-    assert named.data.prepared == str(tiny_prepared)
-    assert named.train.stages[0].size == (128, 256)
-    assert named.train.seed == 4
-    assert said == [f"data of the teacher's checkpoint: {tiny_prepared}"]
-
-
 # --- resuming --------------------------------------------------------------------------------
 
 
@@ -567,126 +386,3 @@ def test_it_comes_nearer_to_its_teacher(tiny_prepared: Path, tmp_path: Path, tea
     run(tiny_prepared, tmp_path / "run", teacher, *settings, reporter=heard)
     distance = heard.scalars["distill/pixel"]
     assert distance[-1] < 0.5 * distance[0]
-
-
-# --- what a fair comparison needs ------------------------------------------------------------
-
-
-def test_student_and_control_compute_alike(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    measured = iter([Precision("bf16", True), Precision("fp32", False)])
-    monkeypatch.setattr(
-        "segcli.recipes.training_setup.choose_precision", lambda *a, **k: (next(measured), {})
-    )
-    free = ("train.precision=auto", "train.channels_last=null")
-    whole(tiny_prepared, tmp_path / "run", teacher, *free, control=True, insist=True)
-    student = checkpoint.load_checkpoint(tmp_path / "run" / "last").inference
-    control = checkpoint.load_checkpoint(tmp_path / "run" / CONTROL / "last").inference
-    assert control["precision"] == "bf16"
-    assert student == control
-
-
-def test_validation_pictures_among_the_extra_ones_are_named(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
-) -> None:
-    heard = Listener()
-    both = ("distill.coarse=[val]", "distill.unlabelled=[val]", "distill.fine_only=0.5")
-    whole(tiny_prepared, tmp_path / "run", teacher, *both, NOTHING, reporter=heard)
-    for kind in ("coarse", "unlabelled"):
-        assert any(f"distill.{kind} holds" in text for text in heard.warnings)
-    quiet = Listener()
-    whole(
-        tiny_prepared, tmp_path / "other", teacher, "distill.coarse=[train_extra]", reporter=quiet
-    )
-    assert not any("validated on" in text for text in quiet.warnings)
-
-
-def test_a_teacher_is_scored_on_pictures_of_the_students_size(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
-) -> None:
-    heard = Listener()
-    whole(tiny_prepared, tmp_path / "run", teacher, "eval.size=[16, 32]", reporter=heard)
-    (line,) = (text for text in heard.lines if text.startswith("teacher: val mIoU"))
-    at_size = float(line.split("of the student's size ")[1].split()[0])
-    predictor = load_teacher(teacher).predictor(CPU, own_size=False, size=(16, 32))
-    manifest = load_manifest(tiny_prepared)
-    found = evaluate_model(predictor, manifest.split("val"), manifest.label_space)
-    assert at_size == pytest.approx(found.scores.miou, abs=1e-4)
-
-
-def test_what_does_not_go_together_is_said_before_the_control_is_trained(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
-) -> None:
-    heard = Listener()
-    soft = ("data.soft_targets=true", "distill.unlabelled=[val]")
-    with pytest.raises(ConfigError, match="soft targets"):
-        whole(tiny_prepared, tmp_path / "run", teacher, *soft, control=True, reporter=heard)
-    assert not (tmp_path / "run" / CONTROL).exists()
-    assert not any(line.startswith("teacher:") for line in heard.lines)
-
-
-def test_a_run_that_goes_on_remembers_what_was_asked(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
-) -> None:
-    first, second = tmp_path / "runs" / "first", tmp_path / "runs" / "second"
-    whole(tiny_prepared, first, teacher, control=True, insist=True)
-    with pytest.raises(Interrupted):
-        whole(tiny_prepared, second, teacher, control=True, insist=True, reporter=Listener(2))
-    assert not (second / CONTROL).exists()
-    result = whole(tiny_prepared, second, teacher, resume=second / "last", goes_on=True)
-    assert result.gain is not None
-    assert (second / "gain.json").is_file()
-
-
-def test_a_run_does_not_go_on_with_other_extra_pictures(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
-) -> None:
-    folder = tmp_path / "run"
-    with pytest.raises(Interrupted):
-        run(tiny_prepared, folder, teacher, "distill.coarse=[train_extra]", reporter=Listener(2))
-    with pytest.raises(CheckpointError, match="other extra pictures"):
-        run(tiny_prepared, folder, teacher, "distill.unlabelled=[val]", resume=True)
-
-
-def test_torchrun_goes_on_with_a_run_whose_control_was_being_trained(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("segcli.distributed.launcher", lambda: "job-7")
-    folder = tmp_path / "runs" / "run"
-
-    class Stopping(Listener):
-        def done(self) -> None:
-            """A control's reporter is done with when it is."""
-
-    settings = config(tiny_prepared)
-    with pytest.raises(Interrupted):
-        distill(
-            settings,
-            folder=folder,
-            device=CPU,
-            reporter=NullReporter(),
-            reporter_for=lambda place: Stopping(2),
-            teacher=teacher,
-            asked=Asked(control=True, insist=True),
-        )
-    assert Folders(None, None, tmp_path / "runs", "run").place(settings) == (folder, True)
-    assert Folders(None, folder, tmp_path / "runs", "run").place(settings) == (folder, True)
-
-
-def test_a_default_that_does_not_fit_the_teacher_is_not_taken(
-    tiny_prepared: Path, teacher: Path
-) -> None:
-    trained = describe_teacher(teacher)
-    soft = {**trained.training, "data": {**trained.training["data"], "soft_targets": True}}
-    found, _ = student_config(None, dataclasses.replace(trained, training=soft))
-    assert found.distill is not None and found.distill.unlabelled == ()
-    model = {**trained.training["model"], "weights": "resnet18.pth"}
-    local = {**trained.training, "model": model}
-    found, said = student_config(None, dataclasses.replace(trained, training=local))
-    assert found.model.weights is None
-    assert any("random weights" in line for line in said)
-    half = {**model, "encoder": "mobilenet_v2", "width_mult": 0.5, "weights": None}
-    small = {**trained.training, "model": half}
-    found, _ = student_config(None, dataclasses.replace(trained, training=small))
-    assert found.model.width_mult == 0.5, "no wider than the teacher's"
