@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -198,16 +199,18 @@ def batches_per_epoch(count: int, batch_size: int) -> int:
     return max(1, count // batch_size)
 
 
-def _start_worker(_: int) -> None:
-    # The cores belong to the network: one thread a worker, and that one gives way. A worker
-    # that shares a core as an equal holds up every thread of the step it is loading for.
+def _start_worker(_: int, *, gives_way: bool) -> None:
     cv2.setNumThreads(0)
     # Ctrl-C and a stopping machine signal the whole group; the main process decides, and
     # needs its workers until it has written its checkpoint.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    with contextlib.suppress(OSError, AttributeError):
-        os.nice(19)
+    # On a CPU the cores belong to the network. A worker that shares one as an equal holds up
+    # every thread of the step it is loading for; one with no share at all, at 19, starves
+    # beside another job, and the training with it.
+    if gives_way:
+        with contextlib.suppress(OSError, AttributeError):
+            os.nice(10)
 
 
 def train_loader(
@@ -226,7 +229,7 @@ def train_loader(
     options: dict[str, Any] = {
         "batch_sampler": batches,
         "num_workers": workers,
-        "worker_init_fn": _start_worker,
+        "worker_init_fn": partial(_start_worker, gives_way=not pin_memory),
         "prefetch_factor": 4 if workers else None,
         "timeout": timeout if workers else 0,
     }
