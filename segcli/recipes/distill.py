@@ -15,6 +15,7 @@ import torch
 from segcli import distributed, files
 from segcli.config import Config
 from segcli.data.manifest import load_manifest
+from segcli.data.mixing import Extra
 from segcli.distributed import World
 from segcli.recipes.distill_compare import Gain, compare_with_control
 from segcli.recipes.distill_control import (
@@ -29,7 +30,7 @@ from segcli.recipes.distill_control import (
 from segcli.recipes.distill_data import find_extra, prepare_frames
 from segcli.recipes.distill_look import WeakTeacherError, look_at, warn_of_shared
 from segcli.recipes.distill_step import Distillation, check_distillation
-from segcli.recipes.distill_teacher import load_teacher
+from segcli.recipes.distill_teacher import Teacher, load_teacher
 from segcli.recipes.train import TrainResult, train
 from segcli.recipes.training_setup import check_config
 from segcli.reporting.events import Reporter
@@ -80,14 +81,7 @@ def distill(
     if asked.baseline is not None:
         asked = dataclasses.replace(asked, baseline=find_checkpoint(asked.baseline))
     taught = load_teacher(teacher, manifest.label_space, warn=reporter.warning)
-    if world.is_main:
-        prepare_frames(job.settings, manifest, reporter)
-    distributed.wait(world)
-    extra = find_extra(job.settings, manifest)
-    # What does not go together is said now, and not after a control was trained for an hour.
-    check_config(config, manifest)
-    check_distillation(config, manifest.label_space, extra, world)
-    warn_of_shared(job, taught, extra)
+    extra = _extra_pictures(job, taught)
     asked = asked.kept(job, goes_on=goes_on)
     alone = known_control(job)
     if asked.control and alone is None:
@@ -104,12 +98,33 @@ def distill(
         teach=lambda run: Distillation(run, taught, extra),
         precision=precision_of(alone),
     )
+    return DistillResult(result, _gain(job, alone if asked.control else None))
+
+
+def _extra_pictures(job: Job, teacher: Teacher) -> Extra:
+    """The pictures that join the fine ones; what does not go together is said here.
+
+    That is before a control is trained for an hour.
+    """
+    if job.world.is_main:
+        prepare_frames(job.settings, job.manifest, job.reporter)
+    distributed.wait(job.world)
+    extra = find_extra(job.settings, job.manifest)
+    check_config(job.config, job.manifest)
+    check_distillation(job.config, job.manifest.label_space, extra, job.world)
+    warn_of_shared(job, teacher, extra)
+    return extra
+
+
+def _gain(job: Job, control: Path | None) -> Gain | None:
+    """Hold the student to its control, on rank zero, and write ``gain.json``."""
     gain = None
-    if asked.control and alone is not None and world.is_main:
-        size = config.eval.batch_size
+    if control is not None and job.world.is_main:
+        size = job.config.eval.batch_size
+        student = job.folder / "last"
         gain = compare_with_control(
-            folder / "last", alone, job.val, device, reporter, batch_size=size
+            student, control, job.val, job.device, job.reporter, batch_size=size
         )
-        files.write_json(folder / "gain.json", gain.to_dict())
-    distributed.wait(world)
-    return DistillResult(result, gain)
+        files.write_json(job.folder / "gain.json", gain.to_dict())
+    distributed.wait(job.world)
+    return gain

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from segcli import distributed, files
 from segcli.checkpoint import has_checkpoint, load_checkpoint
 from segcli.config import Config, DistillConfig
 from segcli.data.manifest import Manifest, Sample
 from segcli.distributed import World
-from segcli.environment import describe_environment
 from segcli.errors import SegcliError
 from segcli.optim.precision import Precision
 from segcli.recipes.distill_config import control_config
@@ -24,6 +22,7 @@ from segcli.recipes.distill_step import Distillation
 from segcli.recipes.train import train
 from segcli.recipes.training import plan
 from segcli.recipes.training_guard import Interrupted
+from segcli.recipes.training_setup import begin_run
 from segcli.reporting.events import Reporter
 
 CONTROL = "control"
@@ -123,7 +122,7 @@ def train_control(job: Job, reporter_for: MakeReporter) -> Path:
     """
     config, folder = control_config(job.config), job.folder / CONTROL
     if job.world.is_main:
-        _begin_run(job)
+        begin_run(job.folder, job.config, job.device, job.world)
     job.reporter.message(f"control: the student alone, in {folder}")
     settings = config.distill
     extra = None if settings is None else find_extra(settings, job.manifest, coarse_only=True)
@@ -144,16 +143,6 @@ def train_control(job: Job, reporter_for: MakeReporter) -> Path:
     finally:
         reporter.done()
     return folder / "last"
-
-
-def _begin_run(job: Job) -> None:
-    """Write what --resume and a restart by torchrun know the run by, before its own training."""
-    text = yaml.safe_dump(job.config.to_dict(), sort_keys=False, allow_unicode=True)
-    files.write_text(job.folder / "config.yaml", text)
-    environment = describe_environment(job.device)
-    environment["processes"] = job.world.size
-    environment["launcher"] = distributed.launcher()
-    files.write_json(job.folder / "environment.json", environment)
 
 
 def precision_of(control: Path | None) -> Precision | None:

@@ -225,13 +225,23 @@ def _precision(
 
 def write_run_files(run: Training) -> None:
     """Write the resolved config and the environment: from here on there is a run."""
-    if not run.world.is_main:
-        return
-    files.make_folder(run.folder)
-    text = yaml.safe_dump(run.config.to_dict(), sort_keys=False, allow_unicode=True)
-    files.write_text(run.folder / "config.yaml", text)
-    environment = describe_environment(run.device)
-    environment["precision"] = str(run.precision)
-    environment["processes"] = run.world.size
+    if run.world.is_main:
+        precision = str(run.precision)
+        begin_run(run.folder, run.config, run.device, run.world, precision=precision)
+
+
+def begin_run(
+    folder: Path, config: Config, device: torch.device, world: World, **more: str
+) -> None:
+    """Write what --resume and a restart by torchrun know a run by; on rank zero.
+
+    Args:
+        more: further entries of ``environment.json``.
+    """
+    files.make_folder(folder)
+    text = yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True)
+    files.write_text(folder / "config.yaml", text)
+    environment = describe_environment(device) | more
+    environment["processes"] = world.size
     environment["launcher"] = distributed.launcher()
-    files.write_json(run.folder / "environment.json", environment)
+    files.write_json(folder / "environment.json", environment)
