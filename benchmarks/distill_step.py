@@ -5,7 +5,7 @@
 Student and teacher are the same network, so that none of the three hides behind another. Each
 round takes one plain step of the training engine, one forward pass of the teacher, one
 distillation step, and one that measures gradients besides, in turns, on the same batch; the first
-round is not counted. A run measures at every 50th step (`distill.measure_every`), and so much of it
+round is not counted. A run measures at every 100th step (`distill.measure_every`), and so much of it
 is in the ratio. Prints clock and CPU seconds, and the ratio, of which at most 1.1 is allowed; then
 the peak memory of the pair-wise loss on features of a 512×1024 picture.
 """
@@ -140,7 +140,7 @@ def main() -> int:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--losses", default="{pixel: 1, channel: 3}")
-    parser.add_argument("--measure-every", type=int, default=50)
+    parser.add_argument("--measure-every", type=int, default=100)
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()

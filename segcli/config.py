@@ -253,7 +253,7 @@ class DistillConfig(Section):
     """...which is dropped where the teacher says otherwise with this probability or more."""
     fine_only: Fraction = 0.2
     """Last share of all steps, in which batches have fine pictures only."""
-    measure_every: int = Field(default=50, ge=0)
+    measure_every: int = Field(default=100, ge=0)
     """Steps between measurements of each loss's share of the gradient; 0 never measures."""
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
 
