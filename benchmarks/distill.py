@@ -108,12 +108,22 @@ def needs_rest(arm: str) -> bool:
 def run_all(args: argparse.Namespace) -> None:
     """The teacher first, then every job without a result; a job that fails stops no other."""
     split_camvid(args)
-    if not (args.work / "runs" / TEACHER.replace(":", "-") / "last").is_dir():
+    if not teacher_is_trained(args):
         start(args, TEACHER)
     with ThreadPoolExecutor(args.parallel) as pool:
         done = [pool.submit(start, args, job) for job in to_do(args)]
     for job in done:
         job.result()
+
+
+def teacher_is_trained(args: argparse.Namespace) -> bool:
+    """Whether its last checkpoint is of its last step, and not of one it was stopped at."""
+    path = args.work / "runs" / TEACHER.replace(":", "-") / "last" / "checkpoint.json"
+    if not path.is_file():
+        return False
+    stage = config_of(args, "teacher", 0).train.stages[0]
+    count = len(load_manifest(args.work / "data").split("labelled"))
+    return bool(files.read_json(path)["step"] >= stage.epochs * (count // stage.batch_size))
 
 
 def start(args: argparse.Namespace, job: str) -> None:
