@@ -2,12 +2,12 @@
 
     python benchmarks/distill_step.py --rounds 5
 
-Student and teacher are the same network, so that none of the three hides behind another. Each
-round takes one plain step of the training engine, one forward pass of the teacher, one
-distillation step, and one that measures gradients besides, in turns, on the same batch; the first
-round is not counted. A run measures at every 100th step (`distill.measure_every`), and so much of it
-is in the ratio. Prints clock and CPU seconds, and the ratio, of which at most 1.1 is allowed; then
-the peak memory of the pair-wise loss on features of a 512×1024 picture.
+Student and teacher are the same network, so that none of the three hides behind another. Each round
+takes one plain step of the training engine, one forward pass of the teacher, one distillation step,
+and one that measures gradients besides, in turns, on the same batch; the first round is not
+counted. A run measures at every 100th step (`distill.measure_every`), and so much of it is in the
+ratio. Prints clock and CPU seconds, and the ratio, of which at most 1.1 is allowed; then the peak
+memory of the pair-wise loss on features of a 512×1024 picture.
 """
 
 from __future__ import annotations
