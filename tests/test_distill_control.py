@@ -103,7 +103,7 @@ def test_without_a_config_the_student_trains_as_its_teacher_did(
     assert (found.model.width, found.model.head_width) == (24, 24), "no wider than the teacher's"
     assert found.distill is not None
     assert found.distill.teacher == str((teacher / "best").resolve())
-    assert found.distill.unlabelled == ("demoVideo",)
+    assert found.distill.unlabelled == ("demoVideo", "train")
     assert len(said) == 2 and "distill.unlabelled=[]" in said[1]
     without, said = student_config(None, trained, ["distill.unlabelled=[]"])
     assert without.distill is not None

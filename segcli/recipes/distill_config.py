@@ -26,7 +26,8 @@ def student_config(
 
     Without a name the student is that of `distill.yaml`, with a decoder no wider than its
     teacher's, and it trains as its teacher has trained: on the same data, with the same stages,
-    augmentation and optimiser. Where the data have drives without labels, it sees those too.
+    augmentation and optimiser. Where the data have drives without labels, it sees those too,
+    in turns with other views of the labelled pictures.
 
     Returns:
         The config, whose `distill.teacher` is set, and what was decided, in lines to show.
@@ -54,10 +55,12 @@ def student_config(
         said.append(f"data of the teacher's checkpoint: {prepared}")
     distill = value.setdefault("distill", {}) or {}
     value["distill"] = {**distill, "teacher": str(teacher.path.resolve())}
-    if name is None and _has_drives(resolve_config(copy.deepcopy(value), overrides, file=path)):
-        value["distill"].setdefault("unlabelled", [DEMO_VIDEO])
+    now = resolve_config(copy.deepcopy(value), overrides, file=path)
+    if name is None and (more := _drives(now)):
+        value["distill"].setdefault("unlabelled", more)
+        views = f", and other views of {', '.join(more[1:])}" if more[1:] else ""
         said.append(
-            f"beside its batches as many pictures of {DEMO_VIDEO}, which have no labels "
+            f"beside its batches as many pictures without labels: of {more[0]}{views} "
             "(--set distill.unlabelled=[] leaves them out)"
         )
     return resolve_config(value, overrides, file=path), said
@@ -105,14 +108,20 @@ def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> list[str]:
     return said
 
 
-def _has_drives(config: Config) -> bool:
-    """Whether the data have pictures without labels that nobody has named or ruled out."""
+def _drives(config: Config) -> list[str]:
+    """The data's pictures without labels, and the splits trained on, of which drives show little.
+
+    Nothing where there are no such pictures, or where somebody has named or ruled out some.
+    """
     settings = config.distill or DistillConfig()
     if "unlabelled" in settings.model_fields_set or not _is_prepared(config.data.prepared):
-        return False
+        return []
     if config.data.soft_targets:
-        return False  # extra pictures have none
-    return unlabelled_folder(load_manifest(config.data.prepared).source, DEMO_VIDEO) is not None
+        return []  # extra pictures have none
+    manifest = load_manifest(config.data.prepared)
+    if unlabelled_folder(manifest.source, DEMO_VIDEO) is None:
+        return []
+    return [DEMO_VIDEO, *(name for name in config.data.train if name in manifest.splits)]
 
 
 def _is_prepared(folder: str) -> bool:
