@@ -28,6 +28,7 @@ from segcli.checkpoint import save_checkpoint
 from segcli.config_file import load_config
 from segcli.data.city import generate_city
 from segcli.data.mixing import Extra
+from segcli.environment import keep_freed_memory
 from segcli.losses.distillation_features import PairwiseSimilarity
 from segcli.recipes.distill_step import Distillation
 from segcli.recipes.distill_teacher import load_teacher
@@ -145,6 +146,7 @@ def main() -> int:
     parser.add_argument("--device", default="cpu")
     args = parser.parse_args()
     pairwise_memory()
+    keep_freed_memory()  # as `segcli distill` does
     return int(measure(args) > ALLOWED)
 
 
