@@ -16,7 +16,7 @@ Scores are those of the last checkpoint on val (101 pictures), never of the best
 of the losses and the number of steps were set on seed 9, which no table holds.
 
 `run` works through all jobs that have no result yet, two at a time, each in a process of one
-thread; stopped and started again it goes on with the jobs it was at. `run ARM:SEED ...` does
+thread; stopped and started again it begins the jobs anew that it was at. `run ARM:SEED ...` does
 those alone. With `--labelled all` all 367 pictures are labelled, the teacher has 256 channels
 and twice the steps, and no arm has other pictures. Prepare CamVid with `--pack`.
 """
@@ -147,9 +147,14 @@ def result_path(work: Path, job: str) -> Path:
 
 def split_camvid(args: argparse.Namespace) -> None:
     """Write a prepared folder whose splits are `labelled`, `rest` and `val`."""
-    folder = args.work / "data"
+    folder, about = args.work / "data", args.work / "labelled.txt"
     if (folder / "manifest.json").is_file():
+        labelled = about.read_text().strip() if about.is_file() else "quarter"
+        if labelled != args.labelled:
+            raise SegcliError(f"its pictures were split with --labelled {labelled}", file=args.work)
         return
+    if args.weights is None:
+        raise SegcliError("--weights is needed", hint="ImageNet weights of MobileNetV2")
     if args.prepared is None:
         raise SegcliError("--prepared is needed once", hint="the folder of prepared CamVid")
     whole = load_manifest(args.prepared)
@@ -158,6 +163,7 @@ def split_camvid(args: argparse.Namespace) -> None:
     parts = {"labelled": train[:count], "rest": train[count:], "val": whole.split("val")}
     splits = {k: tuple(moved(s, whole, folder) for s in v) for k, v in parts.items()}
     write_manifest(dataclasses.replace(whole, folder=folder.resolve(), splits=splits))
+    files.write_text(about, args.labelled + "\n")
 
 
 def moved(sample: Sample, whole: Manifest, folder: Path) -> Sample:

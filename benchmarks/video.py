@@ -6,7 +6,7 @@
 Four sides, each in a process of its own, in turns, on the same file and frame size:
 
     segcli   make_video as the command calls it: decode, predict, draw, encode to H.264
-    loop     cv2.VideoCapture, the same predictor, cv2 overlay, H.264 of the same quality by
+    loop     cv2.VideoCapture, the same predictor and overlay, H.264 of the same quality by
              imageio-ffmpeg, which cv2's wheels have no encoder for
     mp4v     the same loop with cv2.VideoWriter: MPEG-4, at the same size of file 4.5 dB worse
              (PSNR 38.2 in the place of 42.6), and a quarter of the time of encoding
@@ -48,6 +48,7 @@ from segcli.models.build import build_model
 from segcli.recipes.video_inputs import find_jobs
 from segcli.recipes.video_make import VideoOptions, make_video
 from segcli.reporting.video import FramePainter, Look
+from segcli.runs import find_checkpoint
 
 SIDES = ("segcli", "loop", "mp4v", "smp")
 SIZE = (352, 480)
@@ -60,7 +61,9 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as folder:
         options.work = Path(folder)
-        if options.checkpoint is None and options.exported is None:
+        if options.checkpoint is not None:
+            options.checkpoint = find_checkpoint(options.checkpoint)
+        elif options.exported is None:
             options.checkpoint = untrained(options.work / "run")
         if options.export:
             options.exported = export(options.checkpoint, options.export, options.work)
@@ -76,8 +79,9 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("video", type=Path)
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--exported", type=Path)
-    parser.add_argument("--export", choices=("openvino-bf16", "openvino-int8"))
+    exports = parser.add_mutually_exclusive_group()
+    exports.add_argument("--exported", type=Path)
+    exports.add_argument("--export", choices=("openvino-bf16", "openvino-int8"))
     parser.add_argument("--frames", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--memory", action="store_true")

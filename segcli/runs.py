@@ -65,6 +65,22 @@ def newest_named(path: Path) -> Path | None:
     return next((run for run in reversed(named) if _of_run(run) is not None), None)
 
 
+def run_to_resume(path: Path) -> Path:
+    """The run folder that `path` means: a run, its newest by a name without time, a checkpoint.
+
+    Raises:
+        CheckpointError: no run.
+    """
+    run = path.parent if _base_name(path) in NAMES else path
+    if not run.exists():
+        run = newest_named(run) or run
+    if not run.exists():
+        raise CheckpointError("no such run", file=run)
+    if not (run / "config.yaml").is_file():
+        raise CheckpointError("no run in this folder, it has no config.yaml", file=run)
+    return run
+
+
 def run_folder(checkpoint: Path) -> Path:
     """The run that a checkpoint belongs to, or the checkpoint where it stands alone.
 

@@ -104,15 +104,32 @@ def test_without_a_config_the_student_trains_as_its_teacher_did(
     assert found.distill is not None
     assert found.distill.teacher == str((teacher / "best").resolve())
     assert found.distill.unlabelled == ("demoVideo", "train")
-    assert len(said) == 2 and "distill.unlabelled=[]" in said[1]
+    assert len(said) == 3 and "random" in said[1] and "distill.unlabelled=[]" in said[2]
     without, said = student_config(None, trained, ["distill.unlabelled=[]"])
     assert without.distill is not None
-    assert without.distill.unlabelled == () and len(said) == 1
+    assert without.distill.unlabelled == () and len(said) == 2
     named, said = student_config("demo_distill.yaml", trained, ["train.seed=4"])
     assert named.data.prepared == str(tiny_prepared)
     assert named.train.stages[0].size == (128, 256)
     assert named.train.seed == 4
     assert said == [f"data of the teacher's checkpoint: {tiny_prepared}"]
+
+
+def test_overrides_never_lose_the_teacher(teacher: Path, in_tmp: Path) -> None:
+    trained, own = describe_teacher(teacher), str((teacher / "best").resolve())
+    for override in ("distill={losses: {pixel: 3}}", "distill.teacher=null"):
+        found, said = student_config(None, trained, [override])
+        assert found.distill is not None and found.distill.teacher == own
+        assert found.distill.unlabelled == ("demoVideo", "train") and "demoVideo" in said[-1]
+    with pytest.raises(ConfigError, match="distill is null"):
+        student_config(None, trained, ["distill=null"])
+
+
+def test_what_stops_early_has_no_control(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    with pytest.raises(ConfigError, match="patience"):
+        whole(tiny_prepared, tmp_path, teacher, "train.patience=1", control=True, insist=True)
 
 
 # --- what a fair comparison needs ------------------------------------------------------------

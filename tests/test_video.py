@@ -258,6 +258,10 @@ def test_what_is_refused_in_one_line(tmp_path: Path) -> None:
         find_jobs([str(same), str(clip(tmp_path / "SAME.avi"))], tmp_path / "out")
     with pytest.raises(SegcliError):
         make(same, tmp_path / "text.mp4")
+    (tmp_path / "frames").mkdir()
+    find_jobs([str(tmp_path / "frames")], tmp_path / "out", tmp_path / "masks")
+    with pytest.raises(DataError, match="among these frames"):
+        find_jobs([str(tmp_path / "frames")], tmp_path / "out", tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -80,12 +80,13 @@ def distill(
     The run folder is that of a training; with --control the student's own lies in it.
     """
     from segcli.distributed import world
+    from segcli.runs import run_to_resume
 
     leave_in_order()
     if resume is not None and config is not None:
         raise UsageError("--resume takes its config from the run, leave CONFIG out")
     if resume is not None:
-        resume = resume.parent if resume.name in ("last", "best") else resume
+        resume = run_to_resume(resume)
         settings = _of_run(resume, teacher, overrides or [])
     elif teacher is None:
         raise UsageError("which teacher?", hint="--teacher RUN, one that segcli train has made")
@@ -99,8 +100,6 @@ def distill(
 def _of_run(folder: Path, teacher: Path | None, overrides: list[str]) -> Config:
     from segcli.config_file import load_config
 
-    if not (folder / "config.yaml").is_file():
-        raise CheckpointError("no run in this folder, it has no config.yaml", file=folder)
     given = [] if teacher is None else [f"distill.teacher={teacher}"]
     settings = load_config(folder / "config.yaml", [*overrides, *given])
     if settings.distill is None or settings.distill.teacher is None:

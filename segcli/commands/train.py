@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from segcli.commands.options import Device
-from segcli.errors import CheckpointError, SegcliError, UsageError
+from segcli.errors import SegcliError, UsageError
 
 if TYPE_CHECKING:
     from segcli.config import Config
@@ -58,14 +58,13 @@ def train(
     """
     from segcli.config_file import load_config
     from segcli.distributed import world
+    from segcli.runs import run_to_resume
 
     leave_in_order()
     if resume is not None:
         if config is not None:
             raise UsageError("--resume takes its config from the run, leave CONFIG out")
-        resume = resume.parent if resume.name in ("last", "best") else resume
-        if not (resume / "config.yaml").is_file():
-            raise CheckpointError("no run in this folder, it has no config.yaml", file=resume)
+        resume = run_to_resume(resume)
         settings = load_config(resume / "config.yaml", overrides or ())
     elif config is None:
         raise UsageError(

@@ -107,8 +107,10 @@ def video(
 
     if smooth_strength is not None and not smooth:
         raise UsageError("--smooth-strength says how strong --smooth is", hint="add --smooth")
-    if fps is not None and any(Path(name).is_file() for name in inputs):
+    if fps is not None and not all(Path(name).is_dir() for name in inputs if Path(name).exists()):
         raise UsageError("--fps is of folders of frames", hint="a video keeps its own")
+    if fps is not None and any(name.isdecimal() and not Path(name).exists() for name in inputs):
+        raise UsageError("--fps is of folders of frames", hint="a camera has its own")
     strength = DEFAULT_STRENGTH if smooth_strength is None else smooth_strength
     look = Look(view.value, opacity, contours, legend, shares, show_fps)
     options = VideoOptions(

@@ -17,6 +17,7 @@ from segcli.config import Config
 from segcli.data.manifest import load_manifest
 from segcli.data.mixing import Extra
 from segcli.distributed import World
+from segcli.errors import ConfigError
 from segcli.recipes.distill_compare import Gain, compare_with_control
 from segcli.recipes.distill_control import (
     CONTROL,
@@ -30,7 +31,7 @@ from segcli.recipes.distill_control import (
 from segcli.recipes.distill_data import find_extra, prepare_frames
 from segcli.recipes.distill_look import WeakTeacherError, look_at, warn_of_shared
 from segcli.recipes.distill_step import Distillation, check_distillation
-from segcli.recipes.distill_teacher import Teacher, load_teacher
+from segcli.recipes.distill_teacher import Teacher, check_sizes, load_teacher
 from segcli.recipes.train import TrainResult, train
 from segcli.recipes.training_setup import check_config
 from segcli.reporting.events import Reporter
@@ -83,9 +84,14 @@ def distill(
     taught = load_teacher(teacher, manifest.label_space, warn=reporter.warning)
     extra = _extra_pictures(job, taught)
     asked = asked.kept(job, goes_on=goes_on)
+    if asked.control and config.train.patience:
+        raise ConfigError(
+            "train.patience would stop student and control at different steps",
+            hint="--set train.patience=0, or leave --control out",
+        )
     alone = known_control(job)
     if asked.control and alone is None:
-        alone = train_control(job, reporter_for)
+        alone = train_control(job, reporter_for, precision_of(resume))
     if resume is None:
         look_at(job, taught, extra, asked.baseline or alone, asked.insist)
     result = train(
@@ -112,6 +118,7 @@ def _extra_pictures(job: Job, teacher: Teacher) -> Extra:
     extra = find_extra(job.settings, job.manifest)
     check_config(job.config, job.manifest)
     check_distillation(job.config, job.manifest.label_space, extra, job.world)
+    check_sizes(job.config, teacher)
     warn_of_shared(job, teacher, extra)
     return extra
 

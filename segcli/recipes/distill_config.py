@@ -27,7 +27,7 @@ def student_config(
     Without a name the student is that of `distill.yaml`, with a decoder no wider than its
     teacher's, and it trains as its teacher has trained: on the same data, with the same stages,
     augmentation and optimiser. Where the data have drives without labels, it sees those too,
-    in turns with other views of the labelled pictures.
+    mixed with other views of the labelled pictures.
 
     Returns:
         The config, whose `distill.teacher` is set, and what was decided, in lines to show.
@@ -53,17 +53,21 @@ def student_config(
         if name is None:
             value["data"]["label_space"] = None
         said.append(f"data of the teacher's checkpoint: {prepared}")
-    distill = value.setdefault("distill", {}) or {}
-    value["distill"] = {**distill, "teacher": str(teacher.path.resolve())}
-    now = resolve_config(copy.deepcopy(value), overrides, file=path)
-    if name is None and (more := _drives(now)):
-        value["distill"].setdefault("unlabelled", more)
+    if value.get("distill") is None:
+        value["distill"] = {}
+    config = resolve_config(value, overrides, file=path)
+    if config.distill is None:
+        raise ConfigError("distill is null", hint="segcli train trains without a teacher")
+    decided: dict[str, Any] = {"teacher": str(teacher.path.resolve())}
+    if name is None and (more := _drives(config)):
+        decided["unlabelled"] = tuple(more)
         views = f", and other views of {', '.join(more[1:])}" if more[1:] else ""
         said.append(
-            f"beside its batches as many pictures without labels: of {more[0]}{views} "
-            "(--set distill.unlabelled=[] leaves them out)"
+            f"beside its batches as many pictures without their labels: of {more[0]}{views} "
+            "(--set 'distill.unlabelled=[]' leaves them out)"
         )
-    return resolve_config(value, overrides, file=path), said
+    distill = config.distill.model_copy(update=decided)
+    return config.model_copy(update={"distill": distill}), said
 
 
 def control_config(config: Config) -> Config:
@@ -96,6 +100,11 @@ def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> list[str]:
     said = []
     if weights is None or same:
         model["weights"] = weights
+        if weights is None:
+            said.append(
+                "the student starts from random weights, as its teacher did (--set "
+                "model.weights=FILE, or imagenet, which is downloaded)"
+            )
     elif weights != IMAGENET:
         model["weights"] = None
         said.append(

@@ -114,8 +114,11 @@ def _is_control(last: Path, wanted: Config, steps: int, manifest: Manifest) -> b
     return checkpoint.training == wanted.to_dict() and checkpoint.step == steps and same_data
 
 
-def train_control(job: Job, reporter_for: MakeReporter) -> Path:
+def train_control(job: Job, reporter_for: MakeReporter, precision: Precision | None = None) -> Path:
     """Train the student without its teacher, or go on with that; the last checkpoint.
+
+    Args:
+        precision: the student's, where it has begun; None chooses.
 
     Raises:
         Interrupted: by a signal; the whole distillation goes on from there.
@@ -136,6 +139,7 @@ def train_control(job: Job, reporter_for: MakeReporter) -> Path:
             resume=folder / "last" if has_checkpoint(folder / "last") else None,
             world=job.world,
             teach=None if extra is None else lambda run: Distillation(run, None, extra),
+            precision=precision,
         )
     except Interrupted as signal:
         signal.args = (f"{signal.what} (segcli distill --resume {job.folder} goes on there)",)

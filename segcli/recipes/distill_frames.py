@@ -38,7 +38,10 @@ def extract_frames(video: Path, every: int, root: Path, reporter: Reporter) -> P
         DataError: no video, or one that is cut off or damaged.
     """
     folder = frames_folder(video, every, root)
-    wanted = {"sha256": files.sha256_file(video), "every": every}
+    try:
+        wanted = {"sha256": files.sha256_file(video), "every": every}
+    except OSError as error:
+        raise DataError(f"cannot read ({error.strerror})", file=video) from None
     if _is_done(folder, wanted):
         return folder
     for old in folder.glob("frame_*.png"):

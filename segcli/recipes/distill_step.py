@@ -253,7 +253,7 @@ def check_distillation(config: Config, space: LabelSpace, extra: Extra, world: W
     """
     settings = config.distill or DistillConfig()
     if config.data.soft_targets and len(extra) and _is_used(settings, extra):
-        hint = "data.soft_targets=false, or distill.coarse=[] and distill.unlabelled=[]"
+        hint = "data.soft_targets=false, or 'distill.coarse=[]' and 'distill.unlabelled=[]'"
         raise ConfigError("extra pictures have no soft targets", hint=hint)
     if config.data.soft_targets and settings.void:
         raise ConfigError("distill.void is for labels, not for data.soft_targets")

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from segcli import files
 from segcli.checkpoint import Checkpoint, build_from_checkpoint, load_checkpoint
-from segcli.errors import LabelSpaceError
+from segcli.config import Config
+from segcli.errors import ConfigError, LabelSpaceError
 from segcli.exported import is_exported
 from segcli.inference.network import Backend
 from segcli.inference.predictor import Predictor
@@ -118,6 +119,25 @@ def load_teacher(
 def describe_teacher(path: str | Path) -> Checkpoint:
     """What the checkpoint of a teacher says of itself; raises as `load_teacher` does."""
     return load_checkpoint(find_checkpoint(path))
+
+
+def check_sizes(config: Config, teacher: Teacher) -> None:
+    """That an exported teacher takes the crops of every stage.
+
+    Raises:
+        ConfigError: it was exported for pictures of one other size.
+    """
+    size = getattr(teacher.model, "size", None)
+    if teacher.has_features or size is None:
+        return
+    for number, stage in enumerate(config.train.stages):
+        if tuple(stage.size) != tuple(size):
+            raise ConfigError(
+                f"this teacher takes pictures of {size[0]}x{size[1]} alone, "
+                f"train.stages.{number}.size is {stage.size[0]}x{stage.size[1]}",
+                file=teacher.path,
+                hint="segcli export without --size takes any",
+            )
 
 
 def _digest_of_files(path: Path) -> str:

@@ -48,7 +48,8 @@ def make_videos(
         Stopped: after a signal; the video under way is whole up to there.
     """
     reporter = reporter or NullReporter()
-    jobs = find_jobs(inputs, out)
+    options = options or VideoOptions()
+    jobs = find_jobs(inputs, out, options.masks)
     predictor = Predictor.from_checkpoint(
         find_checkpoint(checkpoint),
         device=device,
@@ -60,14 +61,16 @@ def make_videos(
     with _stop_in_order() as stop:
         for job in jobs:
             try:
-                result = make_video(
-                    job, predictor, out, options or VideoOptions(), stop=stop, reporter=reporter
-                )
+                result = make_video(job, predictor, out, options, stop=stop, reporter=reporter)
             except DataError as error:
                 result = VideoResult(job, None, fault=error)
             results.append(result)
             for line in _told(result):
                 reporter.message(line)
+            if stop.number and result.path is None:
+                raise Stopped(
+                    "stopped before its first frame", number=stop.number, file=Path(job.text)
+                )
             if stop.number:
                 raise Stopped(
                     f"stopped after {result.frames} frames, which are in",

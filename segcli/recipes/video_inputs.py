@@ -81,8 +81,11 @@ class VideoJob:
         return FileSource(self.path, limit)
 
 
-def find_jobs(inputs: Sequence[str], out: Path) -> list[VideoJob]:
+def find_jobs(inputs: Sequence[str], out: Path, masks: Path | None = None) -> list[VideoJob]:
     """The inputs with a name each.
+
+    Args:
+        masks: folder that gets a folder of masks for each of them.
 
     Raises:
         DataError: not there, two results of one name, or a result that would replace its input.
@@ -101,6 +104,13 @@ def find_jobs(inputs: Sequence[str], out: Path) -> list[VideoJob]:
         if job.camera is None and target.exists() and target.samefile(job.path):
             raise DataError(
                 "this video would be overwritten", file=target, hint="choose another --out folder"
+            )
+        frames = None if masks is None else masks / job.name
+        if job.camera is None and frames and frames.exists() and frames.samefile(job.path):
+            raise DataError(
+                "masks would be written among these frames",
+                file=job.path,
+                hint="choose another --masks folder",
             )
     return list(jobs.values())
 
@@ -158,9 +168,13 @@ class FolderSource:
     sound: tuple[Path, str] | None = None
 
     def __init__(self, folder: Path, rate: float, limit: int | None) -> None:
+        try:
+            names = sorted(folder.iterdir())
+        except OSError as error:
+            raise DataError(f"cannot read ({error.strerror})", file=folder) from None
         found = [
             path
-            for path in folder.iterdir()
+            for path in names
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
         ]
         if not found:
