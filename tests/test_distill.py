@@ -39,7 +39,13 @@ from segcli.inference.network import TorchBackend
 from segcli.recipes.distill_cockpit import Cockpit
 from segcli.recipes.distill_config import student_config
 from segcli.recipes.distill_data import find_extra, prepare_frames
-from segcli.recipes.distill_teacher import Teacher, describe_teacher, digest, load_teacher
+from segcli.recipes.distill_teacher import (
+    Teacher,
+    check_sizes,
+    describe_teacher,
+    digest,
+    load_teacher,
+)
 from segcli.recipes.prepare import prepare_labels
 from segcli.recipes.train import train
 from segcli.recipes.training_guard import Interrupted
@@ -265,6 +271,12 @@ def test_an_exported_teacher_says_what_its_network_says(
     assert one.padded_size == other.padded_size
     torch.testing.assert_close(one.logits, other.logits)
     heard = Listener()
+    settings = config(tiny_prepared)
+    check_sizes(settings, exported)
+    backend.size = (40, 70)
+    with pytest.raises(ConfigError, match=r"pictures of 40x70 alone.*without --size"):
+        check_sizes(settings, exported)
+    backend.size = None
     losses = "distill.losses={pixel: 1, pairwise: 1, feature: 1}"
     run(tiny_prepared, tmp_path / "run", exported, losses, reporter=heard)
     assert np.isfinite(heard.scalars["distill/feature"]).all()

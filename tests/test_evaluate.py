@@ -21,7 +21,7 @@ from segcli.labels import LabelClass, LabelSpace
 from segcli.parallel import map_ahead
 from segcli.recipes.evaluate import evaluate_model, evenly
 from segcli.recipes.evaluate_run import evaluate_run
-from segcli.runs import find_checkpoint, run_folder
+from segcli.runs import find_checkpoint, run_folder, run_to_resume
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 16])
@@ -160,6 +160,12 @@ def test_finding_checkpoints(tmp_path, monkeypatch):
     newest = tmp_path / "runs" / "fpn-20260102-030405" / "best"
     assert find_checkpoint(tmp_path / "runs" / "fpn") == newest
     assert find_checkpoint(tmp_path / "runs" / "fpn" / "best") == newest
+    (newest.parent / "config.yaml").write_text("{}")
+    for name in ("fpn", "fpn/best", newest.parent.name, f"{newest.parent.name}/last.previous"):
+        assert run_to_resume(tmp_path / "runs" / name) == newest.parent
+    for wrong, why in (("fp", "no such run"), ("zz-empty", r"no config\.yaml")):
+        with pytest.raises(CheckpointError, match=why):
+            run_to_resume(tmp_path / "runs" / wrong)
     for wrong in ("nowhere", "runs/zz-empty", "file.txt", "runs/fp", "runs/fpn/last", "a/b/c"):
         (tmp_path / "file.txt").write_text("x")
         with pytest.raises(CheckpointError):
