@@ -105,6 +105,7 @@ def test_without_a_config_the_student_trains_as_its_teacher_did(
     assert found.distill.teacher == str((teacher / "best").resolve())
     assert found.distill.unlabelled == ("demoVideo", "train")
     assert len(said) == 3 and "random" in said[1] and "distill.unlabelled=[]" in said[2]
+    assert found.distill.losses == {"pixel": 3}, "from random weights"
     without, said = student_config(None, trained, ["distill.unlabelled=[]"])
     assert without.distill is not None
     assert without.distill.unlabelled == () and len(said) == 2

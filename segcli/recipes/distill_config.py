@@ -17,6 +17,8 @@ from segcli.exported import is_exported
 
 DEFAULT = "distill.yaml"
 IMAGENET = "imagenet"
+# Far from trained, a student gains more from the pixel-wise term alone (docs/distillation.md).
+FROM_SCRATCH = {"pixel": 3.0}
 
 
 def student_config(
@@ -26,8 +28,8 @@ def student_config(
 
     Without a name the student is that of `distill.yaml`, with a decoder no wider than its
     teacher's, and it trains as its teacher has trained: on the same data, with the same stages,
-    augmentation and optimiser. Where the data have drives without labels, it sees those too,
-    mixed with other views of the labelled pictures.
+    augmentation and optimiser. From random weights it learns by `FROM_SCRATCH`. Where the data
+    have drives without labels, it sees those too, mixed with other views of the labelled pictures.
 
     Returns:
         The config, whose `distill.teacher` is set, and what was decided, in lines to show.
@@ -36,7 +38,7 @@ def student_config(
         ConfigError: as `load_config` does.
     """
     path, value = read_config(name or DEFAULT)
-    said = []
+    said, why = [], ""
     if name is None and is_exported(teacher.path):
         raise ConfigError(
             "an exported teacher does not say how it was trained",
@@ -45,7 +47,7 @@ def student_config(
         )
     if name is None and teacher.training:
         said.append(f"the student of {DEFAULT}, trained as its teacher was: {teacher.path}")
-        said += _as_the_teacher(value, teacher)
+        why = _as_the_teacher(value, teacher)
     config = resolve_config(copy.deepcopy(value), overrides, file=path)
     prepared = str(teacher.data.get("prepared", ""))
     if not _is_prepared(config.data.prepared) and _is_prepared(prepared):
@@ -55,9 +57,18 @@ def student_config(
         said.append(f"data of the teacher's checkpoint: {prepared}")
     if value.get("distill") is None:
         value["distill"] = {}
+    if name is None and config.model.weights is None:
+        value["distill"]["losses"] = dict(FROM_SCRATCH)
     config = resolve_config(value, overrides, file=path)
     if config.distill is None:
         raise ConfigError("distill is null", hint="segcli train trains without a teacher")
+    if name is None and config.model.weights is None:
+        term = config.distill.losses == FROM_SCRATCH
+        said.append(
+            f"the student starts from random weights{why}"
+            f"{', and learns by the pixel-wise term alone' if term else ''} "
+            f"(--set model.weights=FILE, or {IMAGENET}, which is downloaded)"
+        )
     decided: dict[str, Any] = {"teacher": str(teacher.path.resolve())}
     if name is None and (more := _drives(config)):
         decided["unlabelled"] = tuple(more)
@@ -81,11 +92,11 @@ def control_config(config: Config) -> Config:
     return resolve_config(value)
 
 
-def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> list[str]:
+def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> str:
     """Put the teacher's data, training and evaluation in the place of a config's.
 
     Returns:
-        What else was decided, in lines to show.
+        Why the student starts from random weights, where it does.
     """
     trained = copy.deepcopy(teacher.training)
     for section in ("data", "train", "eval"):
@@ -97,24 +108,15 @@ def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> list[str]:
         value["data"] = {**value.get("data", {}), "prepared": prepared}
     model, theirs = value.setdefault("model", {}), trained.get("model", {})
     weights, same = theirs.get("weights"), theirs.get("encoder") == model.get("encoder")
-    said = []
-    if weights is None or same:
-        model["weights"] = weights
-        if weights is None:
-            said.append(
-                "the student starts from random weights, as its teacher did (--set "
-                "model.weights=FILE, or imagenet, which is downloaded)"
-            )
-    elif weights != IMAGENET:
-        model["weights"] = None
-        said.append(
-            f"the student starts from random weights, for its teacher's {weights} are another "
-            f"encoder's (--set model.weights=FILE, or {IMAGENET}, which is downloaded)"
-        )
+    why = ", as its teacher did" if weights is None else ""
+    if weights is not None and weights != IMAGENET and not same:
+        why = f", for its teacher's {weights} are another encoder's"
+        weights = None
+    model["weights"] = weights
     for key in ("width", "head_width", *(["width_mult"] if same else [])):
         own = model.get(key, ModelConfig.model_fields[key].default)
         model[key] = min(own, theirs.get(key, own))
-    return said
+    return why
 
 
 def _drives(config: Config) -> list[str]:
