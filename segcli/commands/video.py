@@ -107,10 +107,11 @@ def video(
 
     if smooth_strength is not None and not smooth:
         raise UsageError("--smooth-strength says how strong --smooth is", hint="add --smooth")
-    if fps is not None and not all(Path(name).is_dir() for name in inputs if Path(name).exists()):
-        raise UsageError("--fps is of folders of frames", hint="a video keeps its own")
-    if fps is not None and any(name.isdecimal() and not Path(name).exists() for name in inputs):
-        raise UsageError("--fps is of folders of frames", hint="a camera has its own")
+    # What is neither there nor a camera's number is named by what looks for it.
+    if fps is not None and any(
+        name.isdecimal() if not Path(name).exists() else not Path(name).is_dir() for name in inputs
+    ):
+        raise UsageError("--fps is of folders of frames", hint="a video keeps its own rate")
     strength = DEFAULT_STRENGTH if smooth_strength is None else smooth_strength
     look = Look(view.value, opacity, contours, legend, shares, show_fps)
     options = VideoOptions(

@@ -67,17 +67,17 @@ def make_videos(
             results.append(result)
             for line in _told(result):
                 reporter.message(line)
-            if stop.number and result.path is None:
-                raise Stopped(
-                    "stopped before its first frame", number=stop.number, file=Path(job.text)
-                )
             if stop.number:
-                raise Stopped(
-                    f"stopped after {result.frames} frames, which are in",
-                    number=stop.number,
-                    file=result.path,
-                )
+                raise _stopped(result, stop.number)
     return results
+
+
+def _stopped(result: VideoResult, number: int) -> Stopped:
+    """What a signal has left of the video that was under way."""
+    if result.path is None:
+        return Stopped("stopped before its first frame", number=number, file=result.job.path)
+    what = f"stopped after {result.frames} frames, which are in"
+    return Stopped(what, number=number, file=result.path)
 
 
 def _told(result: VideoResult) -> list[str]:
