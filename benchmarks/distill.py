@@ -363,7 +363,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of a job")
     parser.add_argument("--parallel", type=int, default=2, help="jobs at a time")
     parser.add_argument("--job", help=argparse.SUPPRESS)
-    return parser.parse_args(arguments)
+    return parser.parse_intermixed_args(arguments)
 
 
 if __name__ == "__main__":
