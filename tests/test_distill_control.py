@@ -203,6 +203,22 @@ def test_a_run_that_goes_on_remembers_what_was_asked(
     assert (second / "gain.json").is_file()
 
 
+def test_a_baseline_given_to_a_run_that_goes_on_is_compared_with(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    folder = tmp_path / "run"
+    with pytest.raises(Interrupted):
+        whole(tiny_prepared, folder, teacher, reporter=Listener(2))
+    options = {"resume": folder / "last", "goes_on": True}
+    with pytest.raises(WeakTeacherError, match="no better than the student's own"):
+        whole(tiny_prepared, folder, teacher, baseline=teacher, **options)
+    # What the run remembers it has been told of: it just goes on.
+    heard = Listener()
+    whole(tiny_prepared, folder, teacher, reporter=heard, **options)
+    assert not any(line.startswith("teacher:") for line in heard.lines)
+    assert (folder / "last" / "checkpoint.json").is_file()
+
+
 def test_a_run_does_not_go_on_with_other_extra_pictures(
     tiny_prepared: Path, tmp_path: Path, teacher: Path
 ) -> None:

@@ -79,6 +79,8 @@ def distill(
     manifest = load_manifest(config.data.prepared, config.label_sources)
     job = Job(config, folder, device, world, manifest, reporter)
     asked = asked or Asked()
+    # One that is given is a question, also of a run that goes on; one remembered is answered.
+    look = resume is None or asked.baseline is not None
     if asked.baseline is not None:
         asked = dataclasses.replace(asked, baseline=find_checkpoint(asked.baseline))
     taught = load_teacher(teacher, manifest.label_space, warn=reporter.warning)
@@ -92,7 +94,7 @@ def distill(
     alone = known_control(job)
     if asked.control and alone is None:
         alone = train_control(job, reporter_for, precision_of(resume))
-    if resume is None:
+    if look:
         look_at(job, taught, extra, asked.baseline or alone, asked.insist)
     result = train(
         config,
