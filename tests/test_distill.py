@@ -125,6 +125,39 @@ def test_total_is_the_sum_of_what_is_shown(
     np.testing.assert_allclose(s["loss/total"], expected, rtol=1e-5)
 
 
+def test_parts_of_a_batch_add_up_to_the_batch(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    """Coarse and unlabelled pictures are never dealt out evenly, nor is what is valid of them."""
+    fixed = (
+        "train.freeze_batchnorm=all",
+        "train.loss={auxiliary: 0, class_weights: none}",
+        "train.optimizer={name: sgd, lr: 0.1}",
+        "distill.losses={pixel: 1, channel: 3, pairwise: 10}",
+        "distill.coarse=[train_extra]",
+        "distill.unlabelled=[val]",
+        "distill.overrule=1",
+        "distill.fine_only=0",
+        "distill.measure_every=0",
+    )
+    heard = {}
+
+    def trained(accumulate: int) -> dict[str, torch.Tensor]:
+        folder = tmp_path / str(accumulate)
+        heard[accumulate] = Listener()
+        stage = f"{{size: [32, 64], epochs: 1, batch_size: 4, accumulate: {accumulate}}}"
+        overrides = (*fixed, f"train.stages=[{stage}]")
+        run(tiny_prepared, folder, teacher, *overrides, reporter=heard[accumulate])
+        return state(folder)["model"]
+
+    whole, parts = trained(1), trained(4)
+    for name, value in whole.items():
+        torch.testing.assert_close(parts[name], value, rtol=1e-4, atol=1e-6)
+    for name, values in heard[1].scalars.items():
+        if name.startswith(("distill/", "coarse/", "loss/")):
+            np.testing.assert_allclose(heard[4].scalars[name], values, rtol=1e-3, err_msg=name)
+
+
 def test_a_loss_that_dominates_is_named_once() -> None:
     heard = Listener()
     cockpit = Cockpit(heard)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 
-from torch import Tensor
-
 from segcli.reporting.events import Reporter
 
 # A loss with more than this share of the gradient, so many times in a row, is named.
@@ -23,17 +21,16 @@ class Cockpit:
 
     def __init__(self, reporter: Reporter) -> None:
         self.reporter = reporter
-        self.sums: dict[str, Tensor] = {}
+        self.sums: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
         self.shares: dict[str, float] = {}
         self.streak: Counter[str] = Counter()
         self.named: set[str] = set()
 
-    def note_step(self, figures: dict[str, Tensor]) -> None:
-        """Add the figures of a part of a step; nothing waits for the device."""
+    def note_step(self, figures: dict[str, float]) -> None:
+        """Add the figures of a step that was taken."""
         for name, value in figures.items():
-            value = value.detach()
-            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.sums[name] = self.sums.get(name, 0.0) + value
             self.counts[name] += 1
 
     def note_shares(self, shares: dict[str, float], step: int) -> None:
@@ -55,7 +52,7 @@ class Cockpit:
 
     def report(self, step: int) -> None:
         """One line of means since the last report, and a word where a figure is odd."""
-        means = {name: float(total) / self.counts[name] for name, total in self.sums.items()}
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
         self.sums, self.counts = {}, Counter()
         parts = []
         for name, label in _shown(means):

@@ -18,7 +18,8 @@ from segcli.losses.cross_entropy import cross_entropy
 from segcli.losses.distillation import DistillationLoss
 from segcli.losses.targets import pad_target, shrink_target
 from segcli.models.discriminator import Discriminator
-from segcli.models.segmenter import Segmenter, StrideOutput, TrainingOutput
+from segcli.models.segmenter import SIZE_MULTIPLE, Segmenter, StrideOutput, TrainingOutput
+from segcli.recipes.distill_parts import Cells
 from segcli.recipes.distill_teacher import Teacher
 from segcli.recipes.training import Training, stage_at
 
@@ -72,6 +73,20 @@ class Lessons:
     def labels(self, target: Tensor) -> Tensor:
         """What the supervised loss sees: labels of fine pictures, and what is ignored."""
         return target if target.ndim == 4 else target.masked_fill(target == UNLABELLED, self.ignore)
+
+    def cells(self, run: Training, images: Tensor, target: Tensor, *, fine: int) -> Cells:
+        """What will count in a part; for the arguments see `give`."""
+        height, width = images.shape[-2:]
+        h, w = height + -height % SIZE_MULTIPLE, width + -width % SIZE_MULTIPLE
+        stride = int(run.model.decoder.stride)  # type: ignore[arg-type]
+        size = (h // stride, w // stride)
+        target = pad_target(target, (h / height, w / width), self.ignore)
+        valid = self.loss.mask(self._known(target), size, None)
+        return Cells(valid, shrink_target(target[fine:], size) if fine < len(target) else None)
+
+    def _known(self, target: Tensor) -> Tensor:
+        """Where a target says anything, if only that nothing is ignored: bool (N, H, W)."""
+        return target.sum(1) > 0 if target.ndim == 4 else target != self.ignore
 
     def give(
         self,
@@ -134,8 +149,7 @@ class Lessons:
         live: bool,
     ) -> tuple[Losses, Losses]:
         """(weighted losses, figures) of all views, without what is ignored."""
-        known = target.sum(1) > 0 if target.ndim == 4 else target != self.ignore
-        valid = self.loss.mask(known, student.logits.shape[-2:], None)
+        valid = self.loss.mask(self._known(target), student.logits.shape[-2:], None)
         images = _pad(images, student.padded_size)
         features = (student.features, taught.features) if self.features else (None, None)
         terms = self.loss(student.logits, taught.logits, valid, *features, images)

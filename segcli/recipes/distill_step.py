@@ -24,6 +24,7 @@ from segcli.errors import CheckpointError, ConfigError
 from segcli.labels import LabelSpace
 from segcli.recipes.distill_cockpit import Cockpit
 from segcli.recipes.distill_lessons import Lessons, Losses
+from segcli.recipes.distill_parts import part_weights, weighed
 from segcli.recipes.distill_teacher import Teacher
 from segcli.recipes.training import Stage, Training, stage_at, stage_transform
 
@@ -56,6 +57,7 @@ class Distillation:
         self.beside = self._build_optimizer(run)
         self.cockpit = Cockpit(run.reporter)
         self._live = False
+        self._parts: list[dict[str, Tensor]] = []
 
     @property
     def extra(self) -> Sequence[Sample]:
@@ -117,17 +119,27 @@ class Distillation:
     def cut(self, run: Training, images: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
         """A batch in its stage's parts; each has fine pictures first, like the whole."""
         parts = stage_at(run).config.accumulate
+        self._parts = []
         if parts == 1 or run.step >= self.steps:
-            return list(zip(images.chunk(parts), target.chunk(parts), strict=True))
-        halves = [x.chunk(parts) for x in (*images.chunk(2), *target.chunk(2))]
-        return [
-            (torch.cat([fine, more]), torch.cat([fine_labels, labels]))
-            for fine, more, fine_labels, labels in zip(*halves, strict=True)
-        ]
+            cut = list(zip(images.chunk(parts), target.chunk(parts), strict=True))
+        else:
+            halves = [x.chunk(parts) for x in (*images.chunk(2), *target.chunk(2))]
+            cut = [
+                (torch.cat([fine, more]), torch.cat([fine_labels, labels]))
+                for fine, more, fine_labels, labels in zip(*halves, strict=True)
+            ]
+        if parts > 1 and self._live:
+            cells = [
+                self.lessons.cells(run, views, labels, fine=self._fine(run, len(views)))
+                for views, labels in cut
+            ]
+            classes = run.loss.class_weights
+            self._parts = part_weights(run.world, cells, self.lessons.ignore, classes)
+        return cut
 
-    def labels(self, target: Tensor) -> Tensor:
+    def labels(self, run: Training, target: Tensor) -> Tensor:
         """What the supervised loss sees: labels of fine pictures, and what is ignored."""
-        return self.lessons.labels(target)
+        return self.lessons.labels(target[: self._fine(run, len(target))])
 
     # --- step --------------------------------------------------------------------------------
 
@@ -151,20 +163,23 @@ class Distillation:
         base, weighted, figures = self.lessons.give(
             run, network, images, target, fine=fine, live=self._live
         )
+        if self._parts:
+            holds = self._parts.pop(0)
+            weighted, figures = weighed(weighted, holds), weighed(figures, holds)
         named = {**base, **figures}
         if weighted:
             named["taught"] = torch.stack(list(weighted.values())).sum()
-        if self._live:
-            self.cockpit.note_step(named)
         return named
 
     def _fine(self, run: Training, count: int) -> int:
         """How many of `count` pictures, of a batch or a part of one, are fine."""
         return count // 2 if run.step < self.steps else count
 
-    def finish(self, run: Training, finite: bool) -> None:
+    def finish(self, run: Training, finite: bool, figures: dict[str, float]) -> None:
         """Let discriminator and adapter take their step, as the student has taken its own."""
         self._live = False
+        if finite:
+            self.cockpit.note_step(figures)
         if self.beside is None or not finite:
             return
         rates = {group["name"]: group["lr"] for group in run.optimizer.param_groups}

@@ -49,9 +49,9 @@ def train_step(
         finite = not run.scaler.is_enabled() or run.scaler.get_scale() >= min(scale, 1.0)
     elif run.scaler.is_enabled() and settings.clip_norm > 0:
         run.scaler.update()  # it has unscaled the gradient, and expects this
-    if run.teaching is not None:
-        run.teaching.finish(run, finite)
     named = dict(zip(losses, values, strict=False))
+    if run.teaching is not None:
+        run.teaching.finish(run, finite, named)
     return {**named, **measured, **{f"lr/{k}": v for k, v in rates.items()}}, finite
 
 
@@ -78,7 +78,7 @@ def _weighed(losses: dict[str, Tensor], share: Tensor | None, parts: int) -> dic
     """Losses as parts of the whole batch's, those that a teacher adds in their total."""
     taught = losses.pop("taught", None)
     if share is not None:
-        # Labelled pixels are shared out unevenly; of a teacher's figures every part has as many.
+        # Labelled pixels are shared out unevenly; a teacher's figures have seen to that themselves.
         losses = {k: v / parts if "/" in k else v * share for k, v in losses.items()}
     if taught is not None:
         losses["total"] = losses["total"] + taught / parts
@@ -91,7 +91,7 @@ def _shares(run: Training, targets: list[Tensor]) -> list[Tensor] | list[None]:
         return [None]
     ignore = run.loss.ignore_index
     if run.teaching is not None:
-        targets = [run.teaching.labels(target) for target in targets]
+        targets = [run.teaching.labels(run, target) for target in targets]
     weight = run.loss.class_weights
     if weight is not None and targets[0].ndim == 3:
         known = [t.long().where(t != ignore, 0) for t in targets]

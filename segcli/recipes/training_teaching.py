@@ -32,8 +32,8 @@ class Teaching(Protocol):
     def cut(self, run: Training, images: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
         """A batch in its stage's parts, which have fine and extra pictures like the whole."""
 
-    def labels(self, target: Tensor) -> Tensor:
-        """What the supervised loss sees of a target."""
+    def labels(self, run: Training, target: Tensor) -> Tensor:
+        """What the supervised loss sees of the target of a batch, or of a part of one."""
 
     def losses(
         self, run: Training, network: nn.Module, images: Tensor, target: Tensor
@@ -43,8 +43,11 @@ class Teaching(Protocol):
     def begin(self, run: Training, images: Tensor, target: Tensor) -> dict[str, float]:
         """Make ready for a step on this batch; figures of it that are taken now and then."""
 
-    def finish(self, run: Training, finite: bool) -> None:
-        """Take the optimiser steps of what learns beside the student, or drop them."""
+    def finish(self, run: Training, finite: bool, figures: dict[str, float]) -> None:
+        """Take the optimiser steps of what learns beside the student, or drop them.
+
+        `figures` are the named losses of the step, means over all parts and processes.
+        """
 
     def epoch_done(self, run: Training) -> None:
         """Report where things stand."""
