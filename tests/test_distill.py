@@ -158,6 +158,17 @@ def test_parts_of_a_batch_add_up_to_the_batch(
             np.testing.assert_allclose(heard[4].scalars[name], values, rtol=1e-3, err_msg=name)
 
 
+def test_an_adapter_learns_at_the_rate_of_its_own_optimiser(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    """What SGD takes for a rate would be a leap for Adam."""
+    feature = ("distill.losses={feature: 1}", "train.optimizer={name: sgd, lr: 0.2, warmup: 0}")
+    run(tiny_prepared, tmp_path / "run", teacher, *feature)
+    groups = state(tmp_path / "run")["teaching"]["optimizer"]["param_groups"]
+    (rate,) = [group["lr"] for group in groups if group["name"] == "adapter"]
+    assert 0 < rate < 1e-3
+
+
 def test_a_loss_that_dominates_is_named_once() -> None:
     heard = Listener()
     cockpit = Cockpit(heard)
@@ -169,6 +180,28 @@ def test_a_loss_that_dominates_is_named_once() -> None:
     for step in range(9):
         cockpit.note_shares({"supervised": 0.95 - 0.3 * (step % 2), "pixel": 0.05}, step)
     assert len(heard.warnings) == 1
+
+
+def test_a_step_that_was_skipped_is_not_in_the_means(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    class Broken(Teacher):
+        """Has no answer to the third batch."""
+
+        def __call__(self, images: Any) -> Any:
+            asked.append(0)
+            answer = super().__call__(images)
+            return answer._replace(logits=answer.logits * (np.nan if len(asked) == 3 else 1.0))
+
+    asked: list[int] = []
+    heard = Listener()
+    taught = Broken(**vars(load_teacher(teacher)))
+    one = "train.stages=[{size: [32, 64], epochs: 1, batch_size: 2}]"
+    none = "distill.measure_every=0"
+    run(tiny_prepared, tmp_path / "run", taught, one, none, reporter=heard)
+    assert any("skipped" in text for text in heard.warnings)
+    (line,) = [text for text in heard.lines if text.startswith("losses (share")]
+    assert "nan" not in line
 
 
 # --- data ------------------------------------------------------------------------------------
@@ -249,6 +282,11 @@ def test_extra_pictures_come_from_splits_folders_and_files(
     coarse = len(manifest.split("train_coarse"))
     assert (extra.coarse, len(extra)) == (coarse, coarse + 3 + 3 + 2 + 1)
     assert len(find_extra(settings.distill, manifest, coarse_only=True)) == coarse
+    # What file managers leave is no picture, and folders may be elsewhere.
+    (tmp_path / "more" / "._2.jpg").write_bytes(b"nothing")
+    (tmp_path / "more" / "linked").symlink_to(tmp_path / "far")
+    write_image(tmp_path / "far" / "3.png", np.zeros((40, 60, 3), np.uint8))
+    assert len(find_extra(settings.distill, manifest)) == len(extra) + 1
     broken = settings.distill.model_copy(update={"unlabelled": ("nowhere",)})
     with pytest.raises(DataError, match="neither a split nor a file or folder"):
         find_extra(broken, manifest)

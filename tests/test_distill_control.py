@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -24,10 +26,12 @@ from segcli import checkpoint
 from segcli.commands.train import Folders
 from segcli.config_file import load_config
 from segcli.data.manifest import load_manifest
+from segcli.distributed import World
 from segcli.errors import CheckpointError, ConfigError
 from segcli.optim.precision import Precision
 from segcli.recipes.distill import CONTROL, Asked, WeakTeacherError, distill
 from segcli.recipes.distill_config import control_config, student_config
+from segcli.recipes.distill_control import Job
 from segcli.recipes.distill_teacher import describe_teacher, load_teacher
 from segcli.recipes.evaluate import evaluate_model
 from segcli.recipes.train import train
@@ -166,6 +170,53 @@ def test_validation_pictures_among_the_extra_ones_are_named(
     assert not any("validated on" in text for text in quiet.warnings)
 
 
+def test_validation_pictures_that_student_or_teacher_were_trained_on_are_counted(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    leaky, both = tmp_path / "leaky", "data.train=[train, val]"
+    train(config(tiny_prepared, both), folder=leaky, device=CPU, reporter=NullReporter())
+    # Another prepared folder that joins in makes other data, of the same pictures.
+    other = tmp_path / "pseudo"
+    shutil.copytree(tiny_prepared, other)
+    heard = Listener()
+    settings = (both, f"distill.coarse=[{other}]")
+    whole(tiny_prepared, tmp_path / "run", leaky, *settings, reporter=heard)
+    count = len(load_manifest(tiny_prepared).split("val"))
+    for what in ("data.train holds", "the teacher was trained on"):
+        assert any(text.startswith(f"{what} {count} of the") for text in heard.warnings), what
+
+
+def test_a_student_from_random_weights_learns_all_over(teacher: Path, in_tmp: Path) -> None:
+    """What spares the weights that its teacher began with would keep it from learning."""
+    trained = describe_teacher(teacher)
+    spares = {"freeze_encoder": 5, "freeze_batchnorm": "all", "optimizer": {"lr": 2e-3}}
+    training = copy.deepcopy(dict(trained.training))
+    training["train"] |= spares
+    training["model"]["weights"] = "resnet18.pth"
+    found, said = student_config(None, dataclasses.replace(trained, training=training))
+    assert found.model.weights is None and any("another encoder's" in line for line in said)
+    assert found.train.freeze_encoder == 0 and found.train.freeze_batchnorm == "none"
+    assert found.train.optimizer.encoder_lr_factor == 1 and found.train.optimizer.lr == 2e-3
+    # A teacher that was random itself has shown what it takes; so has one of the same encoder.
+    training["model"]["weights"] = None
+    found, _ = student_config(None, dataclasses.replace(trained, training=training))
+    assert found.train.freeze_encoder == 5
+    training["model"] |= {"weights": "mobilenet.pth", "encoder": "mobilenet_v2"}
+    found, _ = student_config(None, dataclasses.replace(trained, training=training))
+    assert found.train.freeze_encoder == 5 and found.model.weights == "mobilenet.pth"
+
+
+def test_folders_that_joined_the_teachers_data_are_found_from_elsewhere(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path, in_tmp: Path
+) -> None:
+    trained = describe_teacher(teacher)
+    training = copy.deepcopy(dict(trained.training))
+    training["data"]["train"] = ["train", "pseudo"]
+    data = {**trained.data, "label_sources": {"train": "train", "pseudo": str(tiny_prepared)}}
+    found, _ = student_config(None, dataclasses.replace(trained, training=training, data=data))
+    assert found.data.train == ("train", str(tiny_prepared))
+
+
 def test_a_teacher_is_scored_on_pictures_of_the_students_size(
     tiny_prepared: Path, tmp_path: Path, teacher: Path
 ) -> None:
@@ -201,6 +252,21 @@ def test_a_run_that_goes_on_remembers_what_was_asked(
     result = whole(tiny_prepared, second, teacher, resume=second / "last", goes_on=True)
     assert result.gain is not None
     assert (second / "gain.json").is_file()
+
+
+def test_a_run_that_begins_anew_is_asked_anew(
+    tiny_prepared: Path, tmp_path: Path, teacher: Path
+) -> None:
+    folder = tmp_path / "run"
+    job = Job(
+        config(tiny_prepared), folder, CPU, World(), load_manifest(tiny_prepared), NullReporter()
+    )
+    (folder / CONTROL).mkdir(parents=True)
+    asked = Asked(control=True, baseline=teacher)
+    assert asked.kept(job, goes_on=False) == asked
+    assert Asked().kept(job, goes_on=True).control
+    assert Asked().kept(job, goes_on=False) == Asked()
+    assert Asked().kept(job, goes_on=True) == Asked(), "what was given up comes back"
 
 
 def test_a_baseline_given_to_a_run_that_goes_on_is_compared_with(

@@ -100,12 +100,14 @@ def distill(
 def _of_run(folder: Path, teacher: Path | None, overrides: list[str]) -> Config:
     from segcli.config_file import load_config
 
-    given = [] if teacher is None else [f"distill.teacher={teacher}"]
-    settings = load_config(folder / "config.yaml", [*overrides, *given])
+    settings = load_config(folder / "config.yaml", overrides)
     if settings.distill is None or settings.distill.teacher is None:
         hint = f"segcli train --resume {folder}"
         raise CheckpointError("this run has no teacher", file=folder, hint=hint)
-    return settings
+    if teacher is None:
+        return settings
+    distill = settings.distill.model_copy(update={"teacher": str(teacher)})
+    return settings.model_copy(update={"distill": distill})
 
 
 def _of_config(config: str | None, teacher: Path, overrides: list[str]) -> Config:

@@ -118,8 +118,8 @@ def _scan_cityscapes(root: Path) -> Layout | None:
             layout.notes.append(f"{kind}/{folder} left out: there is no leftImg8bit/{folder}")
             continue
         layout = layout._replace(splits=(*layout.splits, split))
-        pictures = _by_key(_walk(images), _image_key)
-        files = _walk(labels)
+        pictures = _by_key(walk(images), _image_key)
+        files = walk(labels)
         polygons = _by_key(files, _ends_with(f"_{kind}_polygons.json"))
         masks = _by_key(files, _ends_with(f"_{kind}_labelIds.png"))
         if files and not polygons and not masks:
@@ -233,8 +233,8 @@ def _divide(layout: Layout) -> Layout:
 def _pair_folders(layout: Layout, split: str, images: Path, masks: Path) -> None:
     if not images.is_dir():
         raise DataError("masks without a folder of images", file=images)
-    pictures = _by_key(_walk(images), _relative_key, images)
-    _pair(layout, split, pictures, _by_key(_walk(masks), _relative_key, masks))
+    pictures = _by_key(walk(images), _relative_key, images)
+    _pair(layout, split, pictures, _by_key(walk(masks), _relative_key, masks))
 
 
 def _relative_key(path: Path, base: Path) -> str | None:
@@ -270,7 +270,7 @@ def _by_key(
     return found
 
 
-def _walk(folder: Path) -> list[Path]:
+def walk(folder: Path) -> list[Path]:
     """Files below `folder`, hidden ones left out (editors and file managers leave some)."""
     return [
         Path(parent, name)

@@ -21,7 +21,7 @@ from segcli.errors import ConfigError, DataError, SegcliError, UsageError
 from segcli.findings import ERROR, OK, WARNING, Finding, of_error
 from segcli.labels import SHIPPED, load_label_space
 from segcli.models.build import TIMM_PREFIX, build_encoder
-from segcli.recipes.distill_data import find_extra, shared
+from segcli.recipes.distill_data import by_key, find_extra, shared
 from segcli.recipes.distill_frames import is_video
 from segcli.recipes.distill_step import check_distillation
 from segcli.recipes.training import build_from_config, loader_workers, score_names
@@ -139,7 +139,8 @@ def _extra(distill: DistillConfig, config: Config, manifest: Manifest) -> list[F
         return [of_error(codes.CONFIG, error)]
     val = [s for name in config.data.val for s in manifest.splits.get(name, ())]
     hint = "the score will say how well they are remembered, not how well others are learnt"
-    return [Finding(codes.SHARED_SPLIT, WARNING, what, None, hint) for what in shared(extra, val)]
+    said = shared(by_key(extra), val)
+    return [Finding(codes.SHARED_SPLIT, WARNING, what, None, hint) for what in said]
 
 
 def _stages(config: Config, sizes: Sequence[tuple[int, int]]) -> list[Finding]:

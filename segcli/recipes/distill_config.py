@@ -14,11 +14,19 @@ from segcli.data.layouts import DEMO_VIDEO, unlabelled_folder
 from segcli.data.manifest import FILE_NAME, load_manifest
 from segcli.errors import ConfigError
 from segcli.exported import is_exported
+from segcli.recipes.distill_data import pictures_below
 
 DEFAULT = "distill.yaml"
 IMAGENET = "imagenet"
+AS_TEACHER = ", as its teacher did"
 # Far from trained, a student gains more from the pixel-wise term alone (docs/distillation.md).
 FROM_SCRATCH = {"pixel": 3.0}
+# What treats the encoder as one that has learned already.
+LEARNT_ALREADY = {
+    "optimizer.encoder_lr_factor": 1.0,
+    "freeze_encoder": 0,
+    "freeze_batchnorm": "none",
+}
 
 
 def student_config(
@@ -28,7 +36,8 @@ def student_config(
 
     Without a name the student is that of `distill.yaml`, with a decoder no wider than its
     teacher's, and it trains as its teacher has trained: on the same data, with the same stages,
-    augmentation and optimiser. From random weights it learns by `FROM_SCRATCH`. Where the data
+    augmentation and optimiser. From random weights it learns by `FROM_SCRATCH`, and where its
+    teacher's were not random its encoder learns as fast as its decoder. Where the data
     have drives without labels, it sees those too, mixed with other views of the labelled pictures.
 
     Returns:
@@ -59,6 +68,8 @@ def student_config(
         value["distill"] = {}
     if name is None and config.model.weights is None:
         value["distill"]["losses"] = dict(FROM_SCRATCH)
+        if not why.startswith(AS_TEACHER):
+            _learn_all(value)
     config = resolve_config(value, overrides, file=path)
     if config.distill is None:
         raise ConfigError("distill is null", hint="segcli train trains without a teacher")
@@ -106,9 +117,13 @@ def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> str:
     prepared = str(teacher.data.get("prepared", ""))
     if _is_prepared(prepared):
         value["data"] = {**value.get("data", {}), "prepared": prepared}
+    sources = teacher.data.get("label_sources", {})
+    for part in ("train", "val"):
+        if names := value.get("data", {}).get(part):
+            value["data"][part] = [sources.get(name, name) for name in names]
     model, theirs = value.setdefault("model", {}), trained.get("model", {})
     weights, same = theirs.get("weights"), theirs.get("encoder") == model.get("encoder")
-    why = ", as its teacher did" if weights is None else ""
+    why = AS_TEACHER if weights is None else ""
     if weights is not None and weights != IMAGENET and not same:
         why = f", for its teacher's {weights} are another encoder's"
         weights = None
@@ -117,6 +132,17 @@ def _as_the_teacher(value: dict[str, Any], teacher: Checkpoint) -> str:
         own = model.get(key, ModelConfig.model_fields[key].default)
         model[key] = min(own, theirs.get(key, own))
     return why
+
+
+def _learn_all(value: dict[str, Any]) -> None:
+    """Undo what spares weights that have learned already, for random ones have not."""
+    train = value.setdefault("train", {})
+    for key, usual in LEARNT_ALREADY.items():
+        *sections, name = key.split(".")
+        place = train
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = usual
 
 
 def _drives(config: Config) -> list[str]:
@@ -130,7 +156,8 @@ def _drives(config: Config) -> list[str]:
     if config.data.soft_targets:
         return []  # extra pictures have none
     manifest = load_manifest(config.data.prepared)
-    if unlabelled_folder(manifest.source, DEMO_VIDEO) is None:
+    folder = unlabelled_folder(manifest.source, DEMO_VIDEO)
+    if folder is None or not pictures_below(folder):
         return []
     return [DEMO_VIDEO, *(name for name in config.data.train if name in manifest.splits)]
 

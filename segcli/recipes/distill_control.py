@@ -68,15 +68,16 @@ class Asked:
     def kept(self, job: Job, *, goes_on: bool) -> Asked:
         """With what was asked for when the run began; from here on the run remembers it."""
         before: dict[str, Any] = {}
-        if goes_on and (job.folder / ASKED).is_file():
+        stored = (job.folder / ASKED).is_file()
+        if goes_on and stored:
             before = files.read_json(job.folder / ASKED)
         baseline = self.baseline or (Path(before["baseline"]) if before.get("baseline") else None)
         merged = Asked(
-            self.control or bool(before.get("control")) or (job.folder / CONTROL).is_dir(),
+            self.control or bool(before.get("control")),
             self.insist or bool(before.get("insist")),
             baseline,
         )
-        if job.world.is_main and merged != Asked():
+        if job.world.is_main and (stored or merged != Asked()):
             value = dataclasses.asdict(merged)
             value["baseline"] = None if baseline is None else str(baseline.resolve())
             files.write_json(job.folder / ASKED, value)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segcli.config import DistillConfig
 from segcli.data.images import IMAGE_SUFFIXES
-from segcli.data.layouts import unlabelled_folder
+from segcli.data.layouts import unlabelled_folder, walk
 from segcli.data.manifest import Manifest, Sample
 from segcli.data.mixing import Extra, unlabelled_sample
 from segcli.errors import DataError
@@ -32,16 +32,21 @@ def find_extra(settings: DistillConfig, manifest: Manifest, *, coarse_only: bool
     return Extra(tuple(samples), len(coarse))
 
 
-def shared(extra: Extra, val: Sequence[Sample]) -> list[str]:
-    """A line for each kind of extra pictures, coarse or not, that `val` holds some of."""
+def by_key(extra: Extra) -> dict[str, Sequence[Sample]]:
+    """Extra pictures by what `shared` is to say of them."""
+    return {
+        "distill.coarse holds": extra.samples[: extra.coarse],
+        "distill.unlabelled holds": extra.samples[extra.coarse :],
+    }
+
+
+def shared(kinds: Mapping[str, Sequence[Sample]], val: Sequence[Sample]) -> list[str]:
+    """A line for each kind of pictures that `val` holds some of; it begins with their name."""
     known = {s.image.resolve() for s in val}
     found = []
-    for what, samples in (
-        ("distill.coarse", extra.samples[: extra.coarse]),
-        ("distill.unlabelled", extra.samples[extra.coarse :]),
-    ):
-        if count := sum(s.image.resolve() in known for s in samples):
-            found.append(f"{what} holds {count} of the pictures that are validated on")
+    for what, samples in kinds.items():
+        if count := len(known & {s.image.resolve() for s in samples}):
+            found.append(f"{what} {count} of the pictures that are validated on")
     return found
 
 
@@ -56,6 +61,11 @@ def prepare_frames(settings: DistillConfig, manifest: Manifest, reporter: Report
             extract_frames(Path(name), settings.frame_step, manifest.folder, reporter)
 
 
+def pictures_below(folder: Path) -> list[Path]:
+    """Pictures in a folder and those below it, linked ones too, in order; no hidden files."""
+    return sorted(p for p in walk(folder) if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
 def _unlabelled(name: str, manifest: Manifest, every: int) -> Sequence[Sample]:
     """Pictures of a split, whose labels are left alone, of the raw data set, or at a path."""
     if name in manifest.splits:
@@ -66,7 +76,7 @@ def _unlabelled(name: str, manifest: Manifest, every: int) -> Sequence[Sample]:
     if path.is_file():
         files = [path]
     elif path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+        files = pictures_below(path)
     else:
         there = ", ".join(manifest.splits)
         hint = f"splits of the prepared data: {there}"

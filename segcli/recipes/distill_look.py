@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from segcli.data.manifest import Sample
+from segcli.data.manifest import Sample, load_manifest
 from segcli.data.mixing import Extra
-from segcli.errors import SegcliError
+from segcli.errors import DataError, SegcliError
 from segcli.inference.predictor import Predictor
 from segcli.metrics.confusion import Scores
 from segcli.recipes.distill_control import Job
-from segcli.recipes.distill_data import shared
+from segcli.recipes.distill_data import by_key, shared
 from segcli.recipes.distill_teacher import Teacher
 from segcli.recipes.evaluate import evaluate_model, evenly
 from segcli.recipes.training_validation import scores_of_all
@@ -59,7 +59,10 @@ def _teachers_scores(job: Job, teacher: Teacher) -> tuple[Predictor, Scores, str
     line = f"teacher: val mIoU {own.miou:.4f}"
     largest = max((s.size for s in job.val), key=lambda size: size[0] * size[1])
     asked = job.config.eval.size or largest
-    if not teacher.has_features or usual.size_rule.target(largest) == tuple(asked):
+    # An exported file may take pictures of one size alone.
+    if getattr(teacher.model, "size", None) is not None or usual.size_rule.target(largest) == tuple(
+        asked
+    ):
         return usual, own, line
     predictor = teacher.predictor(job.device, size=job.config.eval.size, own_size=False)
     scores = _score(job, predictor, job.val, "teacher, at the student's size")
@@ -111,13 +114,20 @@ def _score(job: Job, predictor: Predictor, samples: Sequence[Sample], title: str
 
 def warn_of_shared(job: Job, teacher: Teacher, extra: Extra) -> None:
     """Say where validation pictures are trained on: as extra ones, or by the teacher before."""
-    for line in shared(extra, job.val):
+    kinds = {
+        "data.train holds": [s for n in job.config.data.train for s in job.manifest.split(n)],
+        **by_key(extra),
+        "the teacher was trained on": _pictures_of(teacher),
+    }
+    for line in shared(kinds, job.val):
         job.reporter.warning(f"{line}: scores will be too high")
+
+
+def _pictures_of(teacher: Teacher) -> list[Sample]:
+    """What a teacher was trained on; nothing where that is not known, or no longer there."""
     data = teacher.checkpoint.data
-    same = data.get("fingerprint") == job.manifest.fingerprint()
-    both = sorted(set(data.get("train", ())) & set(job.config.data.val)) if same else []
-    if both:
-        job.reporter.warning(
-            f"the teacher was trained on '{', '.join(both)}', which the student is validated on: "
-            "scores will be too high"
-        )
+    try:
+        manifest = load_manifest(str(data["prepared"]), data.get("label_sources", {}))
+        return [s for name in data.get("train", ()) for s in manifest.split(name)]
+    except (DataError, KeyError):
+        return []

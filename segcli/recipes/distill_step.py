@@ -30,6 +30,8 @@ from segcli.recipes.training import Stage, Training, stage_at, stage_transform
 
 # Pictures of each kind on which shares of the gradient are measured.
 _MEASURED = 2
+# Adam's rate beside a student that SGD trains, whose own is for steps of another kind.
+_ADAM_RATE = 1e-3
 
 
 class Distillation:
@@ -58,6 +60,7 @@ class Distillation:
         self.cockpit = Cockpit(run.reporter)
         self._live = False
         self._parts: list[dict[str, Tensor]] = []
+        self._scale = 1.0
 
     @property
     def extra(self) -> Sequence[Sample]:
@@ -147,6 +150,7 @@ class Distillation:
         """Forget old gradients; every so many steps measure each loss's share of the new one."""
         if self.beside is not None:
             self.beside.zero_grad(set_to_none=True)
+            self._scale = run.scaler.get_scale() if run.scaler.is_enabled() else 1.0
         every = self.settings.measure_every
         shares = {}
         if every and run.step % every == 0 and (self.lessons.loss.weights or len(self.pictures)):
@@ -182,14 +186,29 @@ class Distillation:
             self.cockpit.note_step(figures)
         if self.beside is None or not finite:
             return
-        rates = {group["name"]: group["lr"] for group in run.optimizer.param_groups}
         for group in self.beside.param_groups:
+            for gradient in (p.grad for p in group["params"] if p.grad is not None):
+                distributed.add_up(run.world, gradient).div_(run.world.size)
             if group["name"] == "adapter":
-                group["lr"] = rates.get("decoder", group["lr"])  # it is a part of the student
-        parameters = [p for g in self.beside.param_groups for p in g["params"]]
-        for gradient in (p.grad for p in parameters if p.grad is not None):
-            distributed.add_up(run.world, gradient).div_(run.world.size)
+                self._as_the_decoder(run, group)
         self.beside.step()
+
+    def _as_the_decoder(self, run: Training, group: dict[str, Any]) -> None:
+        """Of the adapter, a part of the student: its rate follows the schedule of the decoder's.
+
+        Its gradient comes with the student's, scaled in fp16; what has overflowed is dropped.
+        """
+        settings = run.config.train.optimizer
+        rates = {g["name"]: g["lr"] for g in run.optimizer.param_groups}
+        usual = settings.lr if settings.name == "adamw" else _ADAM_RATE
+        group["lr"] = usual * rates["decoder"] / settings.lr
+        if self._scale != 1.0:
+            gradients = [p.grad for p in group["params"] if p.grad is not None]
+            if all(bool(g.isfinite().all()) for g in gradients):
+                torch._foreach_div_(gradients, self._scale)
+            else:
+                for parameter in group["params"]:
+                    parameter.grad = None
 
     # --- measurements ------------------------------------------------------------------------
 
@@ -224,12 +243,12 @@ class Distillation:
             "teacher": "" if self.lessons.teacher is None else self.lessons.teacher.digest,
             "loss": self.lessons.loss.state_dict(),
             "optimizer": {} if self.beside is None else self.beside.state_dict(),
-            "extra": self._extra_digest(),
+            "extra_pictures": self._extra_digest(),
         }
 
     def _extra_digest(self) -> str:
         """Of what the order of extra pictures follows from: which they are, and until when."""
-        pictures = [[s.id, *s.size] for s in self.extra]
+        pictures = [[s.id, *s.size, s.image.stat().st_size] for s in self.extra]
         value = [pictures, self.pictures.coarse, self.steps]
         return files.sha256_bytes(json.dumps(value).encode())
 
@@ -243,7 +262,7 @@ class Distillation:
         if state["teacher"] != own["teacher"]:
             hint = "give that one with --teacher, or start anew"
             raise CheckpointError("was trained by another teacher", file=path, hint=hint)
-        if state.get("extra", own["extra"]) != own["extra"]:
+        if state.get("extra_pictures", own["extra_pictures"]) != own["extra_pictures"]:
             hint = "distill.coarse, unlabelled and fine_only have to be as they were; or start anew"
             raise CheckpointError("was trained with other extra pictures", file=path, hint=hint)
         try:
