@@ -411,6 +411,10 @@ def test_a_config_that_does_not_load(in_tmp: Path) -> None:
     (in_tmp / "run").mkdir()
     (in_tmp / "run/config.yaml").write_text("trian: {}")
     assert found(run("run")) == {(codes.CONFIG, "config.yaml")}
+    (in_tmp / "runs" / "mine-20261130-101500" / "last").mkdir(parents=True)
+    (in_tmp / "runs" / "mine-20261130-101500" / "last" / "checkpoint.json").write_text("{}")
+    (in_tmp / "runs" / "mine-20261130-101500" / "config.yaml").write_text("trian: {}")
+    assert found(run("runs/mine")) == {(codes.CONFIG, "config.yaml")}, "the newest of a name"
 
 
 @pytest.mark.parametrize(

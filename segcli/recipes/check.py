@@ -76,11 +76,20 @@ def _findings(
     return check_raw(path, reporter, label_space=label_space, mask_values=mask_values)
 
 
+def _run_named(path: Path) -> Path:
+    """The newest run of that name without its time, where nothing else is called so."""
+    if path.exists() or not path.parent.name or not path.parent.is_dir():
+        return path
+    from segcli.runs import newest_named
+
+    return newest_named(path) or path
+
+
 def _recognise(target: str | None) -> tuple[str, Path]:
     """(kind, path) of what was typed."""
     if target is None:
         return INSTALLATION, Path()
-    path = Path(target)
+    path = _run_named(Path(target))
     if path.is_dir():
         if any((path / name).exists() for name in _TRACES):
             return PREPARED, path

@@ -119,7 +119,7 @@ def describe(checkpoint: Checkpoint, target: Target, size: Size | None) -> dict[
             "temperature": stored_temperature(checkpoint.path),
         },
         "model_config": checkpoint.model_config,
-        "training": {k: v for k, v in checkpoint.training.items() if k in ("name", "eval")},
+        "training": {k: v for k, v in checkpoint.training.items() if k == "eval"},
         "data": checkpoint.data,
         "scores": checkpoint.scores,
         "step": checkpoint.step,
