@@ -111,7 +111,8 @@ class StageConfig(Section):
     batch_size: Count = 8
     """Images in one optimiser step, over all processes."""
     accumulate: Count = 1
-    """Parts that a batch is cut into, one after the other, where memory is short."""
+    """Parts that a batch is cut into, one after the other, where memory is short. OHEM, Dice and
+    Lovász look at each part by itself, and so does batch norm."""
     lr_scale: Positive = 1.0
     """Factor on the learning rate in this stage."""
     augment: NonNegative = 1.0

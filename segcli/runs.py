@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import re
 from pathlib import Path
 
 from segcli.errors import CheckpointError
@@ -13,6 +14,7 @@ RUNS = Path("runs")
 NAMES = ("best", "last")
 EXPORT = "export"
 _DESCRIPTION = "checkpoint.json"
+_STAMP = re.compile(r"-(?P<time>[0-9]{8}-[0-9]{6})(-(?P<number>[0-9]+))?")
 
 
 def find_checkpoint(path: str | Path | None = None, root: Path = RUNS) -> Path:
@@ -60,9 +62,12 @@ def newest_named(path: Path) -> Path | None:
 
     Runs without a checkpoint do not count.
     """
-    stamp = "-".join(("[0-9]" * 8, "[0-9]" * 6))
-    named = sorted(path.parent.glob(f"{glob.escape(path.name)}-{stamp}"))
-    return next((run for run in reversed(named) if _of_run(run) is not None), None)
+    found = []
+    for run in path.parent.glob(f"{glob.escape(path.name)}-*"):
+        # Two that began in one second have a number behind it.
+        if match := _STAMP.fullmatch(run.name[len(path.name) :]):
+            found.append((match["time"], int(match["number"] or 0), run))
+    return next((run for *_, run in sorted(found, reverse=True) if _of_run(run)), None)
 
 
 def run_to_resume(path: Path) -> Path:

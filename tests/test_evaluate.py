@@ -157,7 +157,8 @@ def test_finding_checkpoints(tmp_path, monkeypatch):
     for stamp in ("20260102-030405", "20250102-030405", "20260102-030405-2"):
         make_run(tmp_path / "runs" / f"fpn-{stamp}", tmp_path)
     (tmp_path / "runs" / "fpn-20270102-030405").mkdir()
-    newest = tmp_path / "runs" / "fpn-20260102-030405" / "best"
+    # The second of two that began in one second.
+    newest = tmp_path / "runs" / "fpn-20260102-030405-2" / "best"
     assert find_checkpoint(tmp_path / "runs" / "fpn") == newest
     assert find_checkpoint(tmp_path / "runs" / "fpn" / "best") == newest
     (newest.parent / "config.yaml").write_text("{}")

@@ -23,6 +23,7 @@ from segcli.distributed import World
 from segcli.errors import CheckpointError, ConfigError, DataError
 from segcli.models.layers import ConvBlock
 from segcli.recipes import train as recipe
+from segcli.recipes import training_step as step_recipe
 from segcli.recipes.train import TrainResult, train
 from segcli.recipes.training_guard import Interrupted, NonFiniteError, StopRequest
 from segcli.reporting.events import NullReporter
@@ -215,6 +216,42 @@ def test_training_stops_early_and_the_best_is_by_the_score_that_was_asked_for(
         run(tiny_prepared, tmp_path / "other", "train.best_by=val/mio")
 
 
+def test_a_best_score_is_no_bound_for_another_score(tiny_prepared: Path, tmp_path: Path) -> None:
+    folder, heard = tmp_path / "run", Signals(4)
+    best = "train.best_by=val/pixel_accuracy"
+    with pytest.raises(Interrupted):
+        run(tiny_prepared, folder, *RICH, best, reporter=heard)
+    first = checkpoint.load_resume(folder / "last")
+    assert first["best_score"] is not None
+    heard = Signals()
+    run(tiny_prepared, folder, *RICH, "train.best_by=val_iou/road", resume=True, reporter=heard)
+    assert any("train.best_by changed" in text for text in heard.warnings)
+    assert checkpoint.verify(folder / "best")["step"] > 4
+
+
+def test_a_run_that_had_ended_says_what_it_ended_at(tiny_prepared: Path, tmp_path: Path) -> None:
+    result = run(tiny_prepared, tmp_path / "run", *RICH)
+    again = run(tiny_prepared, tmp_path / "run", *RICH, resume=True)
+    assert (again.last_miou, again.best_miou) == (result.last_miou, result.best_miou)
+
+
+def test_the_network_computes_in_the_layout_that_was_asked_for(
+    tiny_prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    losses = step_recipe.step_losses
+
+    def watched(run: Any, network: Any, images: torch.Tensor, target: torch.Tensor) -> Any:
+        seen.append(images.is_contiguous(memory_format=torch.channels_last))
+        return losses(run, network, images, target)
+
+    monkeypatch.setattr(step_recipe, "step_losses", watched)
+    for asked in (True, False):
+        seen.clear()
+        run(tiny_prepared, tmp_path / str(asked), *RICH, f"train.channels_last={asked}")
+        assert set(seen) == {asked}
+
+
 def weights(folder: Path, prefix: str) -> dict[str, torch.Tensor]:
     state = checkpoint.load_resume(folder / "last")["model"]
     return {k: v for k, v in state.items() if k.startswith(prefix)}
@@ -238,8 +275,20 @@ def test_frozen_parts_stay_as_they_are(tiny_prepared: Path, tmp_path: Path) -> N
     assert not all(torch.equal(frozen[k], normed[k]) for k in frozen)
 
 
-def test_parts_of_a_batch_add_up_to_the_batch(tiny_prepared: Path, tmp_path: Path) -> None:
-    fixed = ("train.freeze_batchnorm=all", "train.loss.auxiliary=0", "train.optimizer.name=sgd")
+@pytest.mark.parametrize(
+    "loss, soft",
+    [
+        ("{auxiliary: 0, class_weights: sqrt}", "false"),
+        ("{auxiliary: 0, class_weights: sqrt}", "true"),
+        ("{auxiliary: 0, class_weights: sqrt, terms: {bce: 1}}", "false"),
+        ("{auxiliary: 0, class_weights: none, terms: {focal: 1}}", "true"),
+    ],
+)
+def test_parts_of_a_batch_add_up_to_the_batch(
+    tiny_prepared: Path, tmp_path: Path, loss: str, soft: str
+) -> None:
+    fixed = ("train.freeze_batchnorm=all", f"train.loss={loss}", "train.optimizer.name=sgd")
+    fixed += (f"data.soft_targets={soft}",)
 
     def trained(name: str, accumulate: int) -> dict[str, torch.Tensor]:
         stage = f"{{size: [32, 64], epochs: 1, batch_size: 12, accumulate: {accumulate}}}"

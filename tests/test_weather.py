@@ -76,6 +76,15 @@ def test_any_size_of_crop_will_do(kind: str, shape: tuple[int, int]) -> None:
         assert render(kind, image, 3, strength).shape == image.shape
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_may_be_as_weak_as_one_likes(kind: str) -> None:
+    """A strength is a stage's `augment` times the config's, however small both are."""
+    image = street(64, 96)
+    for strength in (0.001, 0.01, 0.1, 0.14):
+        for seed in range(8):  # a kind may have several forms
+            assert render(kind, image, seed, strength).shape == image.shape
+
+
 def test_what_the_kinds_do_to_the_light() -> None:
     image = street()
     mean = {k: np.mean([render(k, image, s).mean() for s in range(6)]) for k in KINDS}

@@ -214,8 +214,8 @@ def reporter_of(folder: Path, last: Path | None, world: World) -> Reporter:
 
     if not world.is_main:
         return NullReporter()
-    # TensorBoard forgets the steps that the resumed run takes again.
-    step = None if last is None else verify_or_previous(last)[1]["step"]
+    # TensorBoard forgets the steps that the resumed run takes again, those behind the checkpoint.
+    step = None if last is None else verify_or_previous(last)[1]["step"] + 1
     return Reporters(
         ConsoleReporter(),
         JsonLinesReporter(folder / "log.jsonl"),

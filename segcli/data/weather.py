@@ -94,7 +94,8 @@ def _blur(strength: float, height: int) -> Any:
     """Motion along a line, or a lens out of focus."""
     low = max(3, round(height * 0.012) | 1)
     high = max(low, round(height * 0.034 * strength) | 1)
-    radius = (height * 0.004 * strength**0.5, height * 0.0105 * strength)
+    largest = height * 0.0105 * strength
+    radius = (min(largest, height * 0.004 * strength**0.5), largest)
     return A.OneOf([A.MotionBlur((low, high), p=1), _Drawn(partial(defocus, radius=radius))], p=1)
 
 

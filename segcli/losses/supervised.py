@@ -30,6 +30,8 @@ from segcli.losses.targets import (
 
 __all__ = ["SegmentationLoss", "class_weights_from_counts", "cross_entropy", "shrink_target"]
 
+# Means over the valid pixels in which class weights count.
+SOFTMAX_TERMS = frozenset({"cross_entropy", "ohem", "focal"})
 DEFAULT_TERMS: Mapping[LossTerm, float] = MappingProxyType({"cross_entropy": 1.0})
 
 

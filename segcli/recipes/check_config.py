@@ -159,7 +159,7 @@ def _stages(config: Config, sizes: Sequence[tuple[int, int]]) -> list[Finding]:
         if stage.batch_size > len(sizes):
             what = (
                 f"stage {index + 1} has batches of {stage.batch_size}, there are {len(sizes)} "
-                "images: each batch repeats some"
+                "images: each batch repeats some views of them"
             )
             hint = f"train.stages.{index}.batch_size={len(sizes)} or less"
             found.append(Finding(codes.BATCH_SIZE, WARNING, what, None, hint))

@@ -18,7 +18,7 @@ import torch
 from segcli.config import Config
 from segcli.data.watch import blame
 from segcli.distributed import World
-from segcli.errors import DataError
+from segcli.errors import ConfigError, DataError
 from segcli.metrics.confusion import Scores
 from segcli.optim.precision import Precision
 from segcli.recipes.training import (
@@ -102,17 +102,28 @@ def train(
             with memory_advice("training", "a smaller batch_size, or accumulate, needs less"):
                 return run_stages(run, stop)
         except RuntimeError as error:
+            if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise _not_compiled(error) from error
             # A worker's death is heard wherever the run stands at that moment.
             raise blame(error, run.log, run.pictures) from error
 
 
+def _not_compiled(error: RuntimeError) -> ConfigError:
+    """Where `compile: on` insists; `auto` goes on without."""
+    text = str(error).strip().splitlines() or [type(error).__name__]
+    return ConfigError(
+        f"the network could not be compiled ({text[0][:160]})",
+        hint="train.compile=auto or off, or install a C++ compiler such as g++",
+    )
+
+
 def run_stages(run: Training, stop: StopRequest) -> TrainResult:
     """Walk the stages from where the run stands, saving as it goes."""
-    last = math.nan
+    begun = run.step
     saved, due_after = time.monotonic(), run.config.train.checkpoint_minutes
     with run.reporter.progress("training", run.total_steps - run.step, unit="steps") as progress:
         if run.step and run.epochs_done < (epoch := _epochs_at(run)):
-            last = finish_epoch(run, epoch, stop)
+            finish_epoch(run, epoch, stop)
         for stage in run.stages:
             if run.step >= stage.end_step or run.out_of_patience():
                 continue
@@ -121,7 +132,7 @@ def run_stages(run: Training, stop: StopRequest) -> TrainResult:
                 epoch, within = divmod(run.step - stage.first_step, stage.steps_per_epoch)
                 minutes = (time.monotonic() - saved) / 60
                 if within == 0:
-                    last = finish_epoch(run, stage.first_epoch + epoch, stop)
+                    finish_epoch(run, stage.first_epoch + epoch, stop)
                     saved = time.monotonic()
                 elif stop.asked or (minutes >= due_after and not run.nonfinite):
                     save_last(run)
@@ -133,19 +144,18 @@ def run_stages(run: Training, stop: StopRequest) -> TrainResult:
             if stop.asked:
                 save_last(run)  # the signal came while it waited for data
                 raise interrupted(run, stop.asked)
-    return _result(run, last)
+    return _result(run, begun)
 
 
-def _result(run: Training, last: float) -> TrainResult:
+def _result(run: Training, begun: int) -> TrainResult:
     if run.out_of_patience():
         settings = run.config.train
         run.reporter.message(
             f"stopped early: {settings.best_by} has not risen for {run.stale} validations"
         )
-    elif math.isnan(last):
+    elif run.step == begun:
         run.reporter.message("nothing left to train: the run had reached its last step")
-    last = run.best_miou if math.isnan(last) else last
-    return TrainResult(run.folder, run.step, run.seconds, last, run.best_miou)
+    return TrainResult(run.folder, run.step, run.seconds, run.last_miou, run.best_miou)
 
 
 def _epochs_at(run: Training) -> int:
@@ -218,8 +228,8 @@ def _called_away(batches: Any, stop: StopRequest) -> Iterator[Any]:
             close()
 
 
-def finish_epoch(run: Training, epoch: int, stop: StopRequest) -> float:
-    """Validate where it is due, then write ``last``, and ``best`` when it is; val mIoU or nan.
+def finish_epoch(run: Training, epoch: int, stop: StopRequest) -> None:
+    """Validate where it is due, then write ``last``, and ``best`` when it is.
 
     Raises:
         Interrupted: a signal came meanwhile; the epoch is finished when the run goes on.
@@ -242,13 +252,12 @@ def finish_epoch(run: Training, epoch: int, stop: StopRequest) -> float:
     run.epochs_done = epoch
     stop.agree(run.device)
     save_last(run, scores)
-    return scores.miou if scores is not None else math.nan
 
 
 def _judge(run: Training, scores: Scores) -> None:
     """Write ``best`` if these scores are, and count the validations that were not."""
     value = logged_scores(scores)[run.config.train.best_by]
-    run.best_miou = max(run.best_miou, scores.miou)
+    run.best_miou, run.last_miou = max(run.best_miou, scores.miou), scores.miou
     if run.best_score is None or value > run.best_score:
         run.best_score = value if math.isfinite(value) else -math.inf
         run.stale = 0

@@ -59,6 +59,7 @@ class Training:
         step: optimiser steps taken, skipped ones included.
         epochs_done: epochs that have been validated (where due) and saved.
         best_score, best_miou: of the best validation by `train.best_by`, and ever.
+        last_miou: of the last validation.
         stale: validations since the best one.
         nonfinite: steps in a row whose loss was not finite.
         seconds: of training and validation, over all resumed parts.
@@ -86,6 +87,7 @@ class Training:
     epochs_done: int = 0
     best_score: float | None = None
     best_miou: float = -1.0
+    last_miou: float = -1.0
     stale: int = 0
     nonfinite: int = 0
     seconds: float = 0.0

@@ -169,6 +169,7 @@ def _step(
     _wait_for(run.device)
     started = time.perf_counter()
     images = batch[0].to(run.device, non_blocking=True)
+    images = images.contiguous(memory_format=run.precision.memory_format)
     target = batch[1].to(run.device, non_blocking=True)
     parts = stage.config.accumulate
     optimizer.zero_grad(set_to_none=True)

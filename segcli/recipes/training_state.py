@@ -16,7 +16,7 @@ from segcli.recipes.training import Training, model_arguments
 
 # Fields of a run that say where it stands.
 POSITION = (
-    "step", "epochs_done", "best_score", "best_miou", "stale", "nonfinite", "seconds",
+    "step", "epochs_done", "best_score", "best_miou", "last_miou", "stale", "nonfinite", "seconds",
 )  # fmt: skip
 
 
@@ -84,6 +84,7 @@ def resume_state(run: Training) -> dict[str, Any]:
         "stages": _milestones(run),
         "optimizer_name": run.config.train.optimizer.name,
         "threads": _threads(),
+        "judged": _judged(run),
         **({} if run.teaching is None else {"teaching": run.teaching.state_dict()}),
     }
 
@@ -91,6 +92,11 @@ def resume_state(run: Training) -> dict[str, Any]:
 def _threads() -> int:
     """Of a CPU step; sums are added up in another order on another number of them."""
     return torch.get_num_threads()
+
+
+def _judged(run: Training) -> dict[str, Any]:
+    """What the best score is the best of."""
+    return {"train.best_by": run.config.train.best_by, "data.val": list(run.config.data.val)}
 
 
 def _milestones(run: Training) -> list[list[int]]:
@@ -138,4 +144,13 @@ def restore(run: Training, state: dict[str, Any], path: Path) -> None:
         run.teaching.load_state_dict(state["teaching"], path)
     run.average.updates = state["average_updates"]
     for name in POSITION:
-        setattr(run, name, state[name])
+        setattr(run, name, state.get(name, state["best_miou"]))  # of old: without the last one
+    before = state.get("judged", _judged(run))
+    if changed := [key for key, value in _judged(run).items() if before[key] != value]:
+        run.reporter.warning(
+            f"{' and '.join(changed)} changed: the best score so far is of something else, and "
+            "the next validation is the best one"
+        )
+        run.best_score, run.stale = None, 0
+        if "data.val" in changed:
+            run.best_miou = run.last_miou = -1.0

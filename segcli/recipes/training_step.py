@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from segcli import distributed
+from segcli.losses.supervised import SOFTMAX_TERMS
 from segcli.optim.optimizers import schedule_factor, set_lr
 from segcli.recipes.training import Stage, Training, parts_of, step_losses
 from segcli.recipes.training_guard import StopRequest
@@ -34,6 +35,8 @@ def train_step(
     rates = set_lr(run.optimizer, factor)
     run.optimizer.zero_grad(set_to_none=True)
     images = images.to(run.device, non_blocking=True)
+    # Convolutions go by the layout of what comes in, and the loader's is always channels-last.
+    images = images.contiguous(memory_format=run.precision.memory_format)
     target = target.to(run.device, non_blocking=True)
     measured = {} if run.teaching is None else run.teaching.begin(run, images, target)
     losses = _backward(run, images, target, stage.config.accumulate)
@@ -86,14 +89,22 @@ def _weighed(losses: dict[str, Tensor], share: Tensor | None, parts: int) -> dic
 
 
 def _shares(run: Training, targets: list[Tensor]) -> list[Tensor] | list[None]:
-    """Each part's share of the batch's valid pixels, so that parts add up to the whole."""
+    """Each part's share of what the loss is a mean over, so that parts add up to the whole.
+
+    Those are the valid pixels, weighted as the softmax losses weigh them. Dice and Lovász are
+    no means over pixels: by themselves they look at each part alike.
+    """
     if len(targets) == 1:
         return [None]
     ignore = run.loss.ignore_index
     if run.teaching is not None:
         targets = [run.teaching.labels(run, target) for target in targets]
-    weight = run.loss.class_weights
-    if weight is not None and targets[0].ndim == 3:
+    if run.loss.terms.keys() <= {"dice", "lovasz"}:
+        return [torch.full((), 1 / len(targets), device=run.device) for _ in targets]
+    weight = run.loss.class_weights if run.loss.terms.keys() & SOFTMAX_TERMS else None
+    if weight is not None and targets[0].ndim == 4:
+        counts = [(t.sum((0, 2, 3), dtype=torch.float64) * weight).sum() for t in targets]
+    elif weight is not None:
         known = [t.long().where(t != ignore, 0) for t in targets]
         counts = [
             weight[k].where(t != ignore, 0.0).sum() for k, t in zip(known, targets, strict=True)
