@@ -125,6 +125,17 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
+def is_running(process: str) -> bool:
+    """Whether a process of this number runs on this machine; False for what is no number."""
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, OverflowError, ProcessLookupError):
+        return False
+    except OSError:
+        pass  # somebody else's
+    return True
+
+
 def is_temporary(path: Path) -> bool:
     """Whether `path` is a leftover of an interrupted `atomic_path`."""
     return path.name.startswith(".") and _TEMPORARY in path.name

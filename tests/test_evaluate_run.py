@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -14,6 +15,7 @@ from typer.testing import CliRunner
 from segcli.checkpoint import load_checkpoint
 from segcli.commands.evaluate import evaluate
 from segcli.data.images import read_image, read_label
+from segcli.data.manifest import load_manifest, write_manifest
 from segcli.errors import UsageError
 from segcli.inference.predictor import Predictor
 from segcli.inference.tta import TTA
@@ -115,6 +117,23 @@ def test_no_temperature_is_kept_from_part_of_the_data_or_from_training_data(worl
     result, _ = evaluate_run(device="cpu", pictures=0, **{"extras": QUICK, **how})
     assert result["calibration"]["temperature"] is not None
     assert stored_temperature(world.folder.parent / "runs" / "demo" / "best") is None
+
+
+def test_other_data_never_take_the_place_of_the_runs_own(world, tmp_path):
+    own_data = {"fingerprint": world.fingerprint()}
+    checkpoint = make_run(tmp_path / "runs" / "demo", world.folder, data=own_data)
+    own, folder = evaluate_run(device="cpu", pictures=3, extras=QUICK)
+    temperature = stored_temperature(checkpoint)
+    moved = shutil.copytree(world.folder, tmp_path / "moved")
+    _, same = evaluate_run(prepared=moved, device="cpu", pictures=1, extras=QUICK)
+    assert same == folder, "the same data elsewhere"
+    assert len(list((folder / "pictures").iterdir())) == 1, "no panels of the evaluation before"
+    manifest = load_manifest(moved)
+    write_manifest(dataclasses.replace(manifest, splits={"val": manifest.split("val")[:2]}))
+    found, place = evaluate_run(prepared=moved, device="cpu", pictures=0, extras=QUICK)
+    assert found["images"] == 2 and place == folder.with_name("val-moved")
+    assert json.loads((folder / "scores.json").read_text())["images"] == own["images"]
+    assert stored_temperature(checkpoint) == temperature
 
 
 def test_a_checkpoint_that_cannot_be_written_to_is_no_error(world, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from segcli.errors import CheckpointError, UsageError
 from segcli.exported import ExtraMissingError, import_extra, read_description
 from segcli.inference.backends import OpenVinoBackend, open_backend
 from segcli.inference.predictor import Predictor
-from segcli.recipes.export import export_run
+from segcli.recipes.export import _building, export_run
 from segcli.recipes.export_graph import TARGETS, ExportError
 from segcli.recipes.export_parity import Limits
 from segcli.recipes.export_report import ExportResult
@@ -240,6 +241,15 @@ def test_a_failure_while_writing_leaves_nothing(
     with pytest.raises(ExportError, match="No space left"):
         export_run(world.checkpoint, targets=["openvino-fp32"], out=tmp_path, limit=1)
     assert not list(tmp_path.iterdir())
+
+
+def test_two_exports_into_one_folder_leave_each_other_alone(tmp_path: Path) -> None:
+    dead = tmp_path / ".export.tmp-999999999"
+    at_it = tmp_path / f".export.tmp-{os.getppid()}"
+    for folder in (dead, at_it):
+        folder.mkdir()
+    with _building(tmp_path):
+        assert not dead.exists() and at_it.exists()
 
 
 def test_fixed_size(world: World, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from segcli.recipes.predict import predict_files
 from segcli.recipes.predict_inputs import find_jobs
 from segcli.recipes.predict_output import Wanted
 from segcli.reporting.events import NullReporter
+from segcli.temperature import store_temperature
 
 
 @pytest.fixture
@@ -103,6 +104,14 @@ def test_another_picture_network_or_option_is_predicted_again(world):
     assert predicted(tile=(64, 64)) == 1
     make_run(world / "runs" / "demo", world, step=8)
     assert predicted(tile=(64, 64)) == 2
+
+
+def test_another_temperature_is_predicted_again_where_it_counts(world):
+    run, unsure = world / "runs" / "demo" / "best", Wanted(reject_below=0.9)
+    for wanted, again in ((Wanted(), 0), (unsure, 2)):
+        predict_files(["in"], device="cpu", wanted=wanted, redo=True)
+        store_temperature(run, 1.5 if again else 2.5, {})
+        assert predict_files(["in"], device="cpu", wanted=wanted).predicted == again
 
 
 def test_confidence_rejection_and_shares(world):
@@ -262,6 +271,8 @@ def test_what_inputs_may_be(folder):
     assert names(["in/de*/*"], out) == ["deep/a"]
     assert names(["*/deep"], out) == ["in/deep/a"]
     assert names(["in/b.png", "./in/../in/b.png", "in/b.*"], out) == ["b"], "once each"
+    (folder / "in" / "c.png").symlink_to("b.png")
+    assert names(["in/*.png"], out) == ["b", "c"], "each name has its result"
     write_image(folder / "in" / "[1].png", blocks(0))
     assert names(["in/[1].png"], out) == ["[1]"], "a name that looks like a glob"
 

@@ -76,6 +76,19 @@ def test_tiles_of_a_real_network_share_its_grid():
     assert close.float().mean() > 0.85
 
 
+def test_what_a_network_thinks_of_padding_is_in_no_tile():
+    """Tiles of any size are cut to whole steps, or the last of them would be mostly padding."""
+
+    class Seen(RedDecides):
+        def forward(self, images):
+            sizes.add(tuple(images.shape[-2:]))
+            return super().forward(images)
+
+    sizes = set()
+    Predictor(Seen(), SPACE, tile=(100, 999)).predict(np.zeros((160, 290, 3), np.uint8))
+    assert sizes == {(96, 290)}
+
+
 class Scarce(RedDecides):
     """Has memory for so many pixels at a time, and remembers what it was asked."""
 

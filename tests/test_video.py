@@ -200,6 +200,27 @@ def test_fewer_frames_than_the_index_lists_are_a_fault(tmp_path: Path) -> None:
         reader.close()
 
 
+def test_a_cut_that_keeps_earlier_frames_for_decoding_is_whole(tmp_path: Path) -> None:
+    """Phones and editors cut by an edit list; the samples before it are not shown."""
+    x264 = ("-c:v", "libx264", "-g", "20", "-pix_fmt", "yuv420p")
+    whole = clip(tmp_path / "in.mp4", *x264, seconds=4)
+    assert probe(whole).exact and probe(whole).frames == 40, "B-frames shift, and cut nothing"
+    cut = tmp_path / "cut.mp4"
+    ffmpeg("-ss", "1.5", "-i", whole, "-c", "copy", cut)
+    result = make(cut, tmp_path / "out", look=BARE)
+    assert result.fault is None and 24 <= result.frames <= 26
+
+
+def test_a_video_among_many_streams_is_found(tmp_path: Path) -> None:
+    film = clip(tmp_path / "in.mkv", "-c:v", "libx264", "-c:a", "libmp3lame", sound=True)
+    maps = [word for _ in range(8) for word in ("-map", "0:a")]
+    tags = [w for i in range(8) for k in range(8) for w in (f"-metadata:s:a:{i}", f"K{k}=x")]
+    many = tmp_path / "many.mkv"
+    ffmpeg("-i", film, "-map", "0:v", *maps, "-c", "copy", *tags, many)
+    info = probe(many)
+    assert info.duration == pytest.approx(1, abs=0.1) and info.audio == "mp3"
+
+
 def test_the_sound_ends_with_a_part_of_a_video(tmp_path: Path) -> None:
     source = clip(tmp_path / "in.mp4", "-c:v", "libx264", "-c:a", "aac", sound=True, seconds=3)
     result = make(source, tmp_path / "out", limit=10)
@@ -221,6 +242,10 @@ def test_masks_are_the_class_maps(tmp_path: Path) -> None:
         with Image.open(tmp_path / "masks" / "drive" / f"{index:06d}.png") as mask:
             assert mask.mode == "P"
             assert (np.asarray(mask) == blocks(index, 32, 48)[:, :, 0] // 64).all()
+    (tmp_path / "masks" / "drive" / "notes.png").write_text("somebody's own")
+    make(tmp_path / "drive", tmp_path / "out", masks=tmp_path / "masks", limit=1)
+    left = sorted(mask.name for mask in (tmp_path / "masks" / "drive").iterdir())
+    assert left == ["000000.png", "notes.png"], "none of the video before"
 
 
 def test_folders_are_read_in_the_order_of_their_numbers(tmp_path: Path) -> None:

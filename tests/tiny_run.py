@@ -67,7 +67,13 @@ def write_image(path: Path, image: np.ndarray) -> Path:
 
 
 def make_run(
-    run: Path, prepared: Path, *, space: LabelSpace = SPACE, name: str = "best", step: int = 7
+    run: Path,
+    prepared: Path,
+    *,
+    space: LabelSpace = SPACE,
+    name: str = "best",
+    step: int = 7,
+    data: dict[str, Any] | None = None,
 ) -> Path:
     """``run/best`` of a small untrained network; returns the checkpoint folder."""
     torch.manual_seed(0)
@@ -78,7 +84,7 @@ def make_run(
         "label_space": space.to_dict(),
         "inference": {"precision": "fp32", "channels_last": False, "size": None},
         "training": {},
-        "data": {"prepared": str(prepared), "train": ["train"], "val": ["val"]},
+        "data": {"prepared": str(prepared), "train": ["train"], "val": ["val"], **(data or {})},
         "scores": {},
         "step": step,
     }

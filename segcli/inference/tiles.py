@@ -51,7 +51,7 @@ class Tiler:
 
     Args:
         backend: the network.
-        tile: `auto`, or (h, w) of all tiles.
+        tile: `auto`, or (h, w) of all tiles, cut to multiples of 32.
     """
 
     def __init__(self, backend: Backend, tile: str | Size = "auto") -> None:
@@ -112,8 +112,12 @@ class Tiler:
     def _tiled(self, batch: Tensor, tile: Size) -> Tensor:
         height, width = _size(batch)
         multiple = self.backend.multiple
+        grid = math.lcm(_GRID, multiple)
+        if getattr(self.backend, "size", None) is None:
+            # A tile within the picture must not end in padding, of which the network thinks too.
+            tile = (_whole(tile[0], height, grid), _whole(tile[1], width, grid))
         total: Tensor | None = None
-        for part in tiles((height, width), tile, math.lcm(_GRID, multiple)):
+        for part in tiles((height, width), tile, grid):
             view = batch[..., part.top : part.bottom, part.left : part.right]
             logits = self.backend(view)
             rows, columns = _strides(view, logits, multiple)
@@ -169,6 +173,11 @@ def _side(size: int, count: int) -> int:
         return size
     # count tiles with count - 1 overlaps of an eighth, in whole steps of the grid.
     return max(256, _ceil(-(-size * _OVERLAP // (count * _OVERLAP - count + 1)), _GRID) + _GRID)
+
+
+def _whole(tile: int, size: int, grid: int) -> int:
+    """The side of tiles over `size`: whole steps of the grid, unless one covers it all."""
+    return tile if tile >= size else max(2 * grid, tile // grid * grid)
 
 
 def _size(batch: Tensor) -> Size:

@@ -102,6 +102,7 @@ class Ffmpeg:
     Args:
         arguments: after the program's name; no shell sees them.
         stdin, stdout: whether to connect these.
+        kept: how many of its messages are kept, the last ones.
         pass_fds: further descriptors that the process inherits.
     """
 
@@ -112,8 +113,9 @@ class Ffmpeg:
         stdin: bool = False,
         stdout: bool = False,
         pass_fds: Sequence[int] = (),
+        kept: int = _KEPT_MESSAGES,
     ) -> None:
-        self.messages: deque[str] = deque(maxlen=_KEPT_MESSAGES)
+        self.messages: deque[str] = deque(maxlen=kept)
         self._ended_cpu: float | None = None
         environment = {k: v for k, v in os.environ.items() if k not in ("FFREPORT", "FFMPEG_OPTS")}
         self.process = subprocess.Popen(

@@ -16,6 +16,7 @@ _STREAM = re.compile(r"^  Stream #0:(\d+)(?:\[\w+\])?(?:\([^)]*\))?: (Video|Audi
 _CLOCK = re.compile(r"^  Duration: (\d+):(\d\d):(\d\d(?:\.\d+)?)")
 _RATE = re.compile(r"([\d.]+)(k?) (fps|tbr)\b")
 _PROBE_SECONDS = 60.0
+_HEADER = 5000  # lines: of each stream all its tags, and chapters
 _FASTEST = 300  # a "rate" above this is a time base, as files with a variable one show it
 
 
@@ -47,7 +48,7 @@ def probe(path: Path) -> VideoInfo:
     Raises:
         DataError: no video, not a file, or one that may not be opened.
     """
-    process = Ffmpeg(["-v", "info", *input_arguments(path)])
+    process = Ffmpeg(["-v", "info", *input_arguments(path)], kept=_HEADER)
     try:
         process.wait(_PROBE_SECONDS)
     except Exception:
@@ -103,7 +104,8 @@ def exact_rate(rate: float) -> Fraction:
 def mp4_frames(path: Path, number: int) -> int | None:
     """Samples of the `number`-th video track in the index of an MP4 or MOV file.
 
-    None for other files, and for fragmented ones, whose index is spread over them.
+    None for other files, for fragmented ones, whose index is spread over them, and for tracks of
+    which an edit list shows but a part.
     Format: ISO/IEC 14496-12, 8.2 to 8.7.
     """
     check_file(path)
@@ -113,15 +115,51 @@ def mp4_frames(path: Path, number: int) -> int | None:
             moov = _box(handle, 0, end, b"moov")
             if moov is None or _box(handle, *moov, b"mvex") is not None:
                 return None
-            counts = [_samples(handle, t) for t in _boxes(handle, *moov, b"trak")]
+            clock = _box(handle, *moov, b"mvhd")
+            scale = _timescale(handle, clock)[0] if clock else 0
+            counts = [_samples(handle, t, scale) for t in _boxes(handle, *moov, b"trak")]
     except (OSError, struct.error):
         return None
     video = [count for count in counts if count is not None]
     return video[number] if number < len(video) and video[number] else None
 
 
-def _samples(handle: BinaryIO, track: tuple[int, int]) -> int | None:
-    """The sample count of a video track; None for another kind."""
+def _timescale(handle: BinaryIO, box: tuple[int, int]) -> tuple[int, int]:
+    """(units a second, duration in them) of a mvhd or mdhd box; 8.2.2 and 8.4.2."""
+    handle.seek(box[0])
+    if handle.read(4)[0]:
+        handle.seek(16, 1)
+        return struct.unpack(">IQ", handle.read(12))
+    handle.seek(8, 1)
+    return struct.unpack(">II", handle.read(8))
+
+
+def _is_cut(handle: BinaryIO, track: tuple[int, int], mdia: tuple[int, int], scale: int) -> bool:
+    """Whether a track's edit list (8.6.6) plays clearly less than all of its samples."""
+    edits = _box(handle, *track, b"edts")
+    at = _box(handle, *edits, b"elst") if edits else None
+    clock = _box(handle, *mdia, b"mdhd")
+    if at is None or clock is None or not scale:
+        return False
+    handle.seek(at[0])
+    version = handle.read(4)[0]
+    (count,) = struct.unpack(">I", handle.read(4))
+    layout = struct.Struct(">Qqi" if version else ">Iii")
+    played = 0
+    for _ in range(min(count, 1000)):
+        length, begins, _rate = layout.unpack(handle.read(layout.size))
+        played += length if begins >= 0 else 0  # an empty edit shows nothing
+    units, duration = _timescale(handle, clock)
+    # A length of 0 means all there is.
+    return bool(units and 0 < played / scale < 0.98 * duration / units)
+
+
+def _samples(handle: BinaryIO, track: tuple[int, int], scale: int) -> int | None:
+    """The sample count of a video track, 0 of a cut one; None for another kind.
+
+    Args:
+        scale: units of the edit list a second.
+    """
     mdia = _box(handle, *track, b"mdia")
     kind = _box(handle, *mdia, b"hdlr") if mdia else None
     if mdia is None or kind is None:
@@ -129,6 +167,8 @@ def _samples(handle: BinaryIO, track: tuple[int, int]) -> int | None:
     handle.seek(kind[0] + 8)
     if handle.read(4) != b"vide":
         return None
+    if _is_cut(handle, track, mdia, scale):
+        return 0
     at: tuple[int, int] | None = mdia
     for name in (b"minf", b"stbl", b"stsz"):
         at = _box(handle, *at, name) if at else None

@@ -144,7 +144,7 @@ def _arm(arm: Arm, level: float) -> dict[str, Any]:
             {
                 "name": run.name,
                 "evaluation": str(run.evaluation),
-                "checkpoint": None if run.checkpoint is None else str(run.checkpoint),
+                "checkpoint": None if run.weights is None else str(run.weights),
                 "step": run.scores.get("step"),
                 "seed": run.seed,
                 "miou": _number(value),

@@ -86,7 +86,7 @@ def costs(
     if speed:
         rows = [i for i, cost in enumerate(found) if cost is not None]
         reporter.message(f"measuring seconds per image of {len(rows)} networks")
-        paths = [path for path in (models[i] for i in rows) if path is not None]
+        paths = [path for path in (runs[i].weights for i in rows) if path is not None]
         for i, timed in zip(rows, _time(paths, size, device), strict=True):
             cost = found[i]
             if cost is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from segcli import files
 from segcli.checkpoint import DESCRIPTION
 from segcli.errors import DataError, LabelSpaceError, SegcliError, UsageError
+from segcli.exported import is_exported
 from segcli.metrics.image_counts import ImageCounts, image_counts
 from segcli.runs import find_checkpoint, is_best, newest_named, run_folder
 
@@ -35,6 +36,7 @@ class EvaluatedRun:
         checkpoint: folder of the weights; None where they are not here.
         config: what the run was trained with, but for its seed; "" where that is not known.
         seed: of its training.
+        exported: the file that was evaluated in place of the checkpoint, if one was and is here.
     """
 
     name: str
@@ -46,6 +48,12 @@ class EvaluatedRun:
     checkpoint: Path | None = None
     config: str = ""
     seed: int | None = None
+    exported: Path | None = None
+
+    @property
+    def weights(self) -> Path | None:
+        """What was evaluated: the exported file, or else the checkpoint."""
+        return self.exported or self.checkpoint
 
     @property
     def log(self) -> Path | None:
@@ -157,7 +165,19 @@ def read_run(path: Path, evaluation: Path) -> EvaluatedRun:
     checkpoint = _checkpoint(path, scores)
     config, seed = _training(checkpoint)
     name = run_folder(checkpoint).name if checkpoint else path.resolve().name
-    run = EvaluatedRun(name, evaluation, scores, classes, images, counts, checkpoint, config, seed)
+    said = Path(str(scores.get("checkpoint") or ""))
+    run = EvaluatedRun(
+        name,
+        evaluation,
+        scores,
+        classes,
+        images,
+        counts,
+        checkpoint,
+        config,
+        seed,
+        said if is_exported(said) else None,
+    )
     return run.only(sorted(images))
 
 

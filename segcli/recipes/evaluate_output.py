@@ -49,6 +49,8 @@ def write_json_results(
     files.write_text(folder / "images.json", "[\n" + ",\n".join(rows) + "\n]\n")
     if official is not None:
         files.write_json(folder / "official.json", official.to_official())
+    else:
+        (folder / "official.json").unlink(missing_ok=True)  # of an evaluation before this one
 
 
 def report_result(
@@ -109,6 +111,12 @@ class PanelWriter:
             name = f"{name}-{split}"
         self._written.add(name)
         files.write_bytes(self._folder / f"{name}.png", _png(sheet), durable=False)
+
+    def done(self) -> None:
+        """Leave no panel of an earlier evaluation among the new ones."""
+        for panel in self._folder.glob("*.png"):
+            if panel.stem not in self._written:
+                panel.unlink(missing_ok=True)
 
 
 def _png(picture: Map) -> bytes:

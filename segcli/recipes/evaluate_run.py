@@ -124,6 +124,7 @@ def _measure_all(
                 calibration.sample(one.index, one.sureness.logits, own)
             panels(one.item, one.prediction)
             progress.advance()
+    panels.done()
     if submission is not None:
         resized = ", resized to 2048x1024" if submission.resized else ""
         reporter.message(f"submission{resized}: {submission.folder}")
@@ -151,7 +152,8 @@ def _store_temperature(job: Job, result: Mapping[str, Any], reporter: Reporter) 
     found = (result["calibration"] or {}).get("temperature")
     trained_on = set(job.checkpoint.data.get("train") or ())
     averaged, exported = job.extras.tta is not None, job.checkpoint.path.is_file()
-    if found is None or job.limited or averaged or exported or trained_on & set(job.splits):
+    otherwise = job.limited or job.elsewhere or averaged or exported
+    if found is None or otherwise or trained_on & set(job.splits):
         return
     about = {name: result[name] for name in ("prepared", "splits", "images", "precision")}
     try:

@@ -50,6 +50,7 @@ class Job:
     Attributes:
         samples: (split, sample), in the order of evaluation.
         limited: whether they are but some of the splits' images.
+        elsewhere: whether the data are others than the run's own.
         truths: official truth by (split, id); None where there is not one for each image.
         folder: for the results.
     """
@@ -59,6 +60,7 @@ class Job:
     splits: tuple[str, ...]
     samples: Sequence[tuple[str, Sample]]
     limited: bool
+    elsewhere: bool
     truths: Mapping[tuple[str, str], Truth] | None
     folder: Path
     extras: Extras
@@ -86,17 +88,22 @@ def set_up(
     checkpoint = load_checkpoint(find_checkpoint(run_or_checkpoint), warn=reporter.warning)
     splits = tuple(dict.fromkeys(splits or checkpoint.data.get("val") or ("val",)))
     manifest = _manifest(checkpoint, prepared)
-    if prepared is None and manifest.fingerprint() != checkpoint.data.get("fingerprint"):
+    other = manifest.fingerprint() != checkpoint.data.get("fingerprint")
+    if prepared is None and other:
         reporter.warning(f"{manifest.folder} has changed since this run was trained on it")
     samples = [(name, s) for name in splits for s in manifest.split(name)]
     truths = _truths(manifest, samples, reporter)
     if extras.official_json and truths is None:
         raise UsageError("no official scores without Cityscapes' labels and instances")
     chosen = evenly(samples, limit)
-    folder = files.make_folder(out or _folder(checkpoint.path, splits, chosen, samples, extras))
+    named = prepared is not None and "fingerprint" in checkpoint.data
+    elsewhere = manifest if named and other else None
+    usual = _folder(checkpoint.path, splits, chosen, samples, extras, elsewhere)
+    folder = files.make_folder(out or usual)
     reporter.message(f"{checkpoint.path} on {len(chosen)} images of {'+'.join(splits)}")
     limited = len(chosen) < len(samples)
-    return Job(checkpoint, manifest, splits, chosen, limited, truths, folder, extras)
+    known = elsewhere is not None
+    return Job(checkpoint, manifest, splits, chosen, limited, known, truths, folder, extras)
 
 
 def _folder(
@@ -105,6 +112,7 @@ def _folder(
     chosen: Sequence[Any],
     samples: Sequence[Any],
     extras: Extras,
+    elsewhere: Manifest | None,
 ) -> Path:
     """Where results go: what was measured otherwise never takes the place of a full evaluation."""
     run, name = run_folder(checkpoint), "+".join(splits)
@@ -114,6 +122,8 @@ def _folder(
         run = run.parent if run.name == EXPORT else run
     elif not is_best(checkpoint):
         name += "-last"
+    if elsewhere is not None:
+        name += f"-{elsewhere.folder.name}"
     if len(chosen) < len(samples):
         name += f"-{len(chosen)}"
     return run / "eval" / (name + ("-tta" if extras.tta else ""))

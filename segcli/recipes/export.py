@@ -236,7 +236,9 @@ def _put(
 def _building(folder: Path) -> Iterator[Path]:
     """A folder beside the results that is gone afterwards, whatever happens."""
     for left in folder.glob(".export.tmp-*"):
-        shutil.rmtree(left, ignore_errors=True)  # of a process that was killed while exporting
+        # Of a process that was killed while exporting, not of one that is at it.
+        if not files.is_running(left.name.rpartition("-")[2]):
+            shutil.rmtree(left, ignore_errors=True)
     building = files.make_folder(folder / f".export.tmp-{os.getpid()}")
     try:
         yield building

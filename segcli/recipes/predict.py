@@ -105,7 +105,8 @@ def predict_files(
             found, device=str(where), precision=precision, warn=reporter.warning, tta=tta
         ).with_tile(tile)
         count = batch_size or (8 if where.type == "cuda" else 1)
-        settings = _settings(found, predictor, tile, count)
+        sure = wanted.asks_confidence
+        settings = _settings(found, predictor, tile, count, sure=sure)
         writer = Writer(out, predictor.label_space, wanted, settings)
         reporter.message(f"{found} on {len(jobs)} images")
         work = _Work(predictor, writer, wanted, redo)
@@ -142,9 +143,9 @@ def _prepare(
 
 
 def _settings(
-    found: Path, predictor: Predictor, tile: str | Size, batch_size: int
+    found: Path, predictor: Predictor, tile: str | Size, batch_size: int, *, sure: bool
 ) -> dict[str, Any]:
-    """What the class maps depend on, beside the pictures."""
+    """What the results depend on, beside the pictures; `sure`: on how sure the network is."""
     if found.is_dir():
         weights = str(files.read_json(found / DESCRIPTION).get("sha256", ""))
     else:
@@ -157,6 +158,8 @@ def _settings(
         "views": [view.name for view in predictor.views],
         "tile": tile if isinstance(tile, str) else list(tile),
         "batch_size": batch_size,
+        # An evaluation may have fitted another one since.
+        **({"temperature": predictor.temperature} if sure and predictor.tta is None else {}),
     }
 
 

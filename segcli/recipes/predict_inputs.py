@@ -50,7 +50,8 @@ def find_jobs(inputs: Sequence[str], out: Path, stdin: BinaryIO | None = None) -
         if not found:
             raise DataError("no images here", file=text, hint=f"known: {' '.join(IMAGE_SUFFIXES)}")
         for job in found:
-            jobs.setdefault(_real(job.image), job)
+            # Of two names of one picture, links say, each has its result.
+            jobs.setdefault(Path(os.path.abspath(job.image)), job)
     _refuse_collisions(jobs, out)
     return list(jobs.values())
 
@@ -67,11 +68,12 @@ def _refuse_collisions(jobs: dict[Path, Job], out: Path) -> None:
                 hint=f"the other is {other.image}; predict them into two --out folders",
             )
     places = [_real(out / folder) for folder in FOLDERS]
-    if not any(image.is_relative_to(place) for image in jobs for place in places):
+    images = {_real(image) for image in jobs}
+    if not any(image.is_relative_to(place) for image in images for place in places):
         return
     for job in jobs.values():
         for folder in FOLDERS:
-            if _real(out / folder / job.file_name) in jobs:
+            if _real(out / folder / job.file_name) in images:
                 raise DataError(
                     "this image would be overwritten",
                     file=out / folder / job.file_name,

@@ -209,13 +209,8 @@ def remove_leftovers(out: Path) -> None:
 
 def _alive(path: Path) -> bool:
     """Whether the process that is writing this temporary file still runs."""
-    try:
-        os.kill(int(path.name.rsplit("-", 2)[-2]), 0)
-    except (ValueError, IndexError, ProcessLookupError):
-        return False
-    except OSError:
-        pass
-    return True
+    parts = path.name.rsplit("-", 2)
+    return len(parts) > 1 and files.is_running(parts[-2])
 
 
 def _png(picture: NDArray[np.uint8]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from contextlib import ExitStack
@@ -116,6 +117,7 @@ class _Maker:
             predictor, options.look, every=options.every, smooth=options.smooth, stop=stop
         )
         self._writer: VideoWriter | None = None
+        self._has_sound = False
         self._shown = 0.0
 
     def make(self, temporary: Path, path: Path) -> VideoResult:
@@ -151,6 +153,7 @@ class _Maker:
         picture, label = item.picture, item.label
         assert picture is not None and label is not None
         if self._writer is None:
+            self._forget_masks()
             self._writer = VideoWriter(
                 target,
                 (picture.shape[0], picture.shape[1]),
@@ -163,6 +166,13 @@ class _Maker:
             name = f"{item.frame.index:06d}.png"
             png = label_png(label, self._palette)
             files.write_bytes(self._options.masks / self._job.name / name, png, durable=False)
+
+    def _forget_masks(self) -> None:
+        """Masks of an earlier video of this name would stand among the new ones."""
+        if self._options.masks is not None:
+            for mask in (self._options.masks / self._job.name).glob("*.png"):
+                if re.fullmatch(r"\d{6,}\.png", mask.name):
+                    mask.unlink(missing_ok=True)
 
     def _shares(self) -> dict[str, float]:
         encode = self._writer.cpu_seconds() if self._writer else 0.0
@@ -200,6 +210,7 @@ class _Maker:
             self._reporter.warning(f"the sound cannot be kept: {printable(self._job.text)}")
             temporary.unlink(missing_ok=True)
             silent.rename(temporary)
+        self._has_sound = done
 
     def _result(self, path: Path, writer: VideoWriter) -> VideoResult:
         smoother = self._pipeline.smoother
@@ -210,7 +221,7 @@ class _Maker:
             frames=writer.count,
             total=self._source.total,
             seconds=self._pipeline.clock.elapsed,
-            duration=float(writer.end),
+            duration=float(writer.end - (0 if self._has_sound else writer.start or 0)),
             shares=self._shares(),
             flicker=None if before is None or after is None else (before, after),
             fault=self._fault(writer.count),
