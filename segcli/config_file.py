@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import re
@@ -13,7 +14,8 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from segcli.config import PRESETS, Config
+from segcli import strict_yaml
+from segcli.config import PRESETS, Config, DistillConfig, LossConfig
 from segcli.errors import ConfigError
 
 # What YAML calls these things, in place of Python's words for them.
@@ -27,31 +29,11 @@ _WORDS = {
 }
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML that refuses a key given twice and reads 1e-3 as the number it is."""
-
-
-_StrictLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def _mapping(loader: _StrictLoader, node: yaml.MappingNode) -> dict[Any, Any]:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        key = loader.construct_object(key_node)
-        if not isinstance(key, str):
-            raise yaml.YAMLError(f"line {key_node.start_mark.line + 1}: keys are words")
-        if key in seen:
-            line = key_node.start_mark.line + 1
-            raise yaml.YAMLError(f"line {line}: key '{key}' stands there twice")
-        seen.add(key)
-    return loader.construct_mapping(node, deep=True)
-
-
-_StrictLoader.add_constructor("tag:yaml.org,2002:map", _mapping)
+# Mappings whose names a user adds to: a name beside the default ones, not in their place.
+_FREE: dict[tuple[str | int, ...], dict[Any, float]] = {
+    ("train", "loss", "terms"): {**LossConfig().terms},
+    ("distill", "losses"): {**DistillConfig().losses},
+}
 
 
 def shipped_folder() -> Path:
@@ -105,12 +87,11 @@ def read_config(name: str | Path) -> tuple[Path, dict[str, Any]]:
     """
     path = find_config(name)
     try:
-        value = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        value = strict_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read ({error.strerror})", file=path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        text = " ".join(re.sub(r'\s*in "<unicode string>"', "", str(error)).split())
-        raise ConfigError(f"not valid YAML, {text}", file=path) from None
+        raise ConfigError(f"not valid YAML, {strict_yaml.reason(error)}", file=path) from None
     if value is None:
         value = {}
     if not isinstance(value, dict):
@@ -146,7 +127,7 @@ def _apply(value: dict[str, Any], override: str) -> None:
     if not equals or not all(parts):
         raise ConfigError(f"'--set {override}' is not of the form a.b=value")
     try:
-        new = yaml.load(text, _StrictLoader)
+        new = strict_yaml.load(text)
     except (yaml.YAMLError, ValueError, RecursionError):
         raise ConfigError(f"'--set {override}': the value is not valid YAML") from None
     here: Any = value
@@ -156,10 +137,11 @@ def _apply(value: dict[str, Any], override: str) -> None:
             here = here[_position(here, part, override)]
         else:
             if here.get(part) is None:
-                default = _default_at((*path, part))
-                # Only a list needs its defaults, for its items to be counted; a section that
-                # was spelt out would hide which of its keys the user has chosen.
-                here[part] = default if isinstance(default, list) else {}
+                default = _FREE.get((*path, part)) or _default_at((*path, part))
+                # Of others than lists, whose items are counted, and free mappings: a section
+                # that was spelt out would hide which of its keys the user has chosen.
+                spelt = isinstance(default, list) or (*path, part) in _FREE
+                here[part] = copy.copy(default) if spelt else {}
             here = here[part]
         path = (*path, part)
         if not isinstance(here, (dict, list)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -67,7 +68,20 @@ def atomic_path(path: str | Path, *, durable: bool = True) -> Iterator[Path]:
     except OSError as error:
         raise _write_failed(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # on a read-only disk nothing can be removed either
+            temporary.unlink(missing_ok=True)
+
+
+def remove(path: Path) -> None:
+    """Remove a file that need not be there.
+
+    Raises:
+        OutputError: it is there, and stays.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot remove ({error.strerror})", file=path) from None
 
 
 def sync_folder(folder: Path) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import colorsys
 import difflib
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from segcli import strict_yaml
 from segcli.errors import LabelSpaceError
 from segcli.labels import SHIPPED, Color, LabelClass, LabelSpace, load_label_space
 
@@ -54,7 +54,7 @@ def parse_label_space(path: Path) -> LabelSpace:
     entries = value.get("classes")
     if not isinstance(entries, list) or not entries:
         raise LabelSpaceError("label space without a list of 'classes'", file=path)
-    name = str(value.get("name", path.stem))
+    name = path.stem if value.get("name") is None else _word(value["name"], "name", path)
     base_name = value.get("base")
     if base_name is None:
         classes = tuple(_listed_class(e, i, path) for i, e in enumerate(entries))
@@ -70,14 +70,13 @@ def parse_label_space(path: Path) -> LabelSpace:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = strict_yaml.load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise LabelSpaceError("no such label space file", file=path) from None
     except OSError as error:
         raise LabelSpaceError(f"cannot read ({error.strerror})", file=path) from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        text = " ".join(re.sub(r'\s*in "<unicode string>"', "", str(error)).split())
-        raise LabelSpaceError(f"not valid YAML, {text}", file=path) from None
+        raise LabelSpaceError(f"not valid YAML, {strict_yaml.reason(error)}", file=path) from None
     if not isinstance(value, dict):
         raise LabelSpaceError("a label space file holds 'name', 'base', 'classes'", file=path)
     return value
@@ -93,21 +92,35 @@ def _known_keys(value: dict[Any, Any], known: tuple[str, ...], path: Path, where
 
 def _derived_class(entry: Any, base: LabelSpace, path: Path) -> LabelClass:
     """A class made of classes of `base`: 'road' or {name: vehicle, from: [car, bus]}."""
-    if isinstance(entry, str):
-        entry = {"name": entry}
-    if not isinstance(entry, dict) or "name" not in entry:
-        raise LabelSpaceError(f"class entry {entry!r} has no 'name'", file=path)
-    _known_keys(entry, ("name", "from", "color", "category"), path, "class")
-    sources = entry.get("from", [entry["name"]])
+    entry, name = _entry(entry, ("name", "from", "color", "category"), path)
+    sources = entry.get("from", [name])
     if not isinstance(sources, list) or not sources:
-        raise LabelSpaceError(f"'from' of class '{entry['name']}' is not a list", file=path)
-    members = [_member(str(s), base, path) for s in sources]
+        raise LabelSpaceError(f"'from' of class '{name}' is not a list", file=path)
+    members = [_member(_word(s, f"from of '{name}'", path), base, path) for s in sources]
     return LabelClass(
-        str(entry["name"]),
-        _color(entry.get("color", members[0].color), entry["name"], path),
+        name,
+        _color(entry.get("color", members[0].color), name, path),
         tuple(i for m in members for i in m.raw_ids),
-        str(entry.get("category", members[0].category)),
+        _word(entry.get("category", members[0].category), f"category of '{name}'", path),
     )
+
+
+def _entry(entry: Any, keys: tuple[str, ...], path: Path) -> tuple[dict[str, Any], str]:
+    """(what is said of a class, its name); a key without a value is not there."""
+    if not isinstance(entry, dict):
+        entry = {"name": _word(entry, "class", path)}
+    _known_keys(entry, keys, path, "class")
+    entry = {key: value for key, value in entry.items() if value is not None}
+    if "name" not in entry:
+        raise LabelSpaceError(f"class entry {entry!r} has no 'name'", file=path)
+    return entry, _word(entry["name"], "name", path)
+
+
+def _word(value: Any, what: str, path: Path) -> str:
+    """A name; YAML reads some words, such as no and on, as something else."""
+    if isinstance(value, str) or type(value) is int:
+        return str(value)
+    raise LabelSpaceError(f"{what} is {value!r}, not a word", file=path, hint="put it in quotes")
 
 
 def _member(name: str, base: LabelSpace, path: Path) -> LabelClass:
@@ -121,17 +134,13 @@ def _member(name: str, base: LabelSpace, path: Path) -> LabelClass:
 
 def _listed_class(entry: Any, index: int, path: Path) -> LabelClass:
     """A class of a space without base: {name: thing, ids: [2]}; ids default to the position."""
-    if isinstance(entry, str):
-        entry = {"name": entry}
-    if not isinstance(entry, dict) or "name" not in entry:
-        raise LabelSpaceError(f"class entry {entry!r} has no 'name'", file=path)
-    _known_keys(entry, tuple(k for k in _CLASS_KEYS if k != "from"), path, "class")
-    name = str(entry["name"])
+    entry, name = _entry(entry, tuple(k for k in _CLASS_KEYS if k != "from"), path)
     ids = entry.get("ids", [index])
     if not isinstance(ids, list) or not all(type(i) is int for i in ids):
         raise LabelSpaceError(f"'ids' of class '{name}' is not a list of integers", file=path)
     color = _color(entry.get("color", _default_color(index)), name, path)
-    return LabelClass(name, color, tuple(ids), str(entry.get("category", name)))
+    category = _word(entry.get("category", name), f"category of '{name}'", path)
+    return LabelClass(name, color, tuple(ids), category)
 
 
 def _default_color(index: int) -> Color:

@@ -138,3 +138,12 @@ def test_a_preset_given_by_set_brings_its_values(name: str, tmp_path: Path) -> N
 def test_yaml_words_for_true_and_false_mean_themselves(written: str, meant: str) -> None:
     found = load_config("fpn.yaml", [f"train.compile={written}"])
     assert found.train.compile == meant
+
+
+def test_a_loss_that_is_added_stands_beside_the_default_ones() -> None:
+    added = load_config("fpn.yaml", ["train.loss.terms.dice=0.5"])
+    assert added.train.loss.terms == {"cross_entropy": 1.0, "dice": 0.5}
+    alone = load_config("fpn.yaml", ["train.loss.terms={dice: 0.5}"])
+    assert alone.train.loss.terms == {"dice": 0.5}
+    taught = load_config("fpn.yaml", ["distill.losses.holistic=0.1"]).distill
+    assert taught is not None and taught.losses == {"pixel": 1, "channel": 3, "holistic": 0.1}

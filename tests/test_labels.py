@@ -135,3 +135,27 @@ def test_a_shipped_file_is_found_by_its_name_and_a_users_file_wins(
         load_label_space("traffic9")
     with pytest.raises(LabelSpaceError, match="no such label space file"):
         load_label_space("elsewhere/traffic-9.yaml")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        (
+            "base: cityscapes-19\nclasses: [{name: v, from: [car], from: [train]}]",
+            "stands there tw",
+        ),
+        ("base: cityscapes-19\nclasses: [road]\nclasses: [car]", "stands there twice"),
+        ("classes: [{name: no, ids: [1]}]", "put it in quotes"),
+        ("classes: [on, off]", "put it in quotes"),
+        ("base: cityscapes-19\nclasses: [{name: v, from: [yes]}]", "put it in quotes"),
+    ],
+)
+def test_what_yaml_would_read_otherwise_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(LabelSpaceError, match=message):
+        load_label_space(str(write(tmp_path, text)))
+
+
+def test_keys_without_a_value_are_not_there(tmp_path: Path) -> None:
+    text = "name:\nclasses: [{name: a, category:, color:, ids: [3]}]"
+    space = load_label_space(str(write(tmp_path, text)))
+    assert space.name == "mine" and space.classes[0].category == "a"

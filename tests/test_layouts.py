@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -141,3 +142,51 @@ def test_unrecognised_folders_say_what_was_looked_for(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "data" / "leftImg8bit")
     with pytest.raises(DataError, match="leftImg8bit is missing"):
         find_layout(tmp_path / "data")
+
+
+def test_what_no_split_takes_is_named(tmp_path: Path) -> None:
+    for place in ("train/a", "val/c", "night/d", "e"):
+        save_image(tmp_path / "images" / f"{place}.png")
+        save_mask(tmp_path / "masks" / f"{place}.png", MASK_VALUES)
+    save_image(tmp_path / "images" / "test" / "f.png")
+    layout = find_layout(tmp_path)
+    assert [p.id for p in layout.pairs] == ["a", "c"]
+    for left in ("images/night (1 pictures)", "masks/night", "images/e.png", "images/test"):
+        assert any(note.startswith(left) and "left out" in note for note in layout.notes), left
+
+
+def test_links_in_circles_hidden_folders_and_names_that_are_no_text(tmp_path: Path) -> None:
+    for name in ("images", "masks"):
+        folder = tmp_path / name / "train"
+        save_image(folder / "a.png")
+        save_image(folder / ".ipynb_checkpoints" / "b.png")
+        (folder / "self").symlink_to(".")
+        (folder / "far").symlink_to(tmp_path / f"far-{name}")
+        save_image(tmp_path / f"far-{name}" / "c.png")
+        (tmp_path / f"far-{name}" / "back").symlink_to(folder)
+    layout = find_layout(tmp_path)
+    assert sorted(p.id for p in layout.pairs) == ["a", "far/c"] and not layout.faults
+    try:
+        for name in ("images", "masks"):
+            save_image(tmp_path / name / "train" / "caf\udce9.png")
+    except (OSError, UnicodeError):
+        pytest.skip("the file system does not take this name")
+    (fault,) = find_layout(tmp_path).faults
+    assert "not valid UTF-8" in fault.what
+
+
+def test_a_folder_that_cannot_be_listed_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("images", "masks"):
+        save_image(tmp_path / name / "train" / "sub" / "a.png")
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:
+        if str(path).endswith("sub"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(DataError, match="Permission denied"):
+        find_layout(tmp_path)

@@ -29,9 +29,9 @@ from segcli.data import rasterize
 from segcli.data.images import read_label
 from segcli.data.manifest import load_manifest
 from segcli.data.onehot import load_one_hot
-from segcli.errors import DataError, LabelSpaceError, SegcliError, UsageError
+from segcli.errors import DataError, LabelSpaceError, OutputError, SegcliError, UsageError
 from segcli.labels import load_label_space
-from segcli.recipes.prepare import prepare_labels
+from segcli.recipes.prepare import _in_yaml, prepare_labels
 from segcli.recipes.prepare_report import Prepared, show
 from segcli.reporting.events import NullReporter
 
@@ -366,3 +366,34 @@ def test_another_data_set_does_not_replace_the_labels_of_the_first(tmp_path: Pat
     (tmp_path / "first").rename(tmp_path / "moved")
     _prepare(tmp_path / "moved", tmp_path / "out")
     assert len(load_manifest(tmp_path / "out").split("train")) == 2
+
+
+def test_a_failed_run_keeps_other_data_sets_away(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        folder(tmp_path / name, 12, np.array([[0, 1, 4, 255]], np.uint8))
+    out = tmp_path / "out"
+    _own_space(tmp_path / "own.yaml")
+    space = str(tmp_path / "own.yaml")
+    _prepare(tmp_path / "one", out, label_space=space)
+    save_image(tmp_path / "one" / "images" / "odd.png")
+    with pytest.raises(DataError, match="image without a label"):
+        _prepare(tmp_path / "one", out, label_space=space)
+    with pytest.raises(UsageError, match="holds the labels of"):
+        _prepare(tmp_path / "two", out, label_space=space)
+
+
+def test_words_that_yaml_reads_otherwise_are_quoted_in_the_next_command() -> None:
+    assert [_in_yaml(w) for w in ("prepared/x", "2025", "on", "a: b")] == [
+        "prepared/x",
+        '"2025"',
+        '"on"',
+        '"a: b"',
+    ]
+
+
+def test_what_cannot_be_removed_is_one_line(tmp_path: Path) -> None:
+    folder(tmp_path / "one", 12, np.array([[0, 1, 4, 255]], np.uint8))
+    _own_space(tmp_path / "own.yaml")
+    (tmp_path / "out" / "manifest.json").mkdir(parents=True)
+    with pytest.raises(OutputError, match="cannot remove"):
+        _prepare(tmp_path / "one", tmp_path / "out", label_space=str(tmp_path / "own.yaml"))

@@ -69,7 +69,9 @@ def image_size(path: str | Path) -> tuple[int, int]:
         with Image.open(path, formats=_FORMATS) as picture:
             width, height = picture.size
             _check_size(width, height, path)
-            turned = picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5
+            # Of a TIFF Pillow says the size of what comes out.
+            lying = picture.format != "TIFF"
+            turned = lying and picture.getexif().get(_EXIF_ORIENTATION, 1) >= 5
             return (width, height) if turned else (height, width)
     except DataError:
         raise

@@ -6,11 +6,11 @@ Pairs are joined by their key, never by position in two sorted lists. Nothing is
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from segcli.data.folders import is_text, walk
 from segcli.errors import DataError
 
 # Cityscapes' own drives, a folder of frames each, without labels.
@@ -198,12 +198,32 @@ def _scan_folder(root: Path) -> Layout | None:
     if not folders:
         _pair_folders(layout, "train", root / "images", root / "masks")
         return _divide(layout)
+    layout.notes.extend(_left_out(root, {p for _, *pair in folders for p in pair}))
     for split, images, masks in folders:
         if split in layout.splits:
             raise DataError(f"two folders for split '{split}'", file=masks.parent)
         layout = layout._replace(splits=(*layout.splits, split))
         _pair_folders(layout, split, images, masks)
     return layout
+
+
+def _left_out(root: Path, taken: set[Path]) -> list[str]:
+    """A line for whatever lies beside the folders of splits and holds pictures."""
+    lines = []
+    for name in ("images", "masks"):
+        inside = sorted((root / name).iterdir()) if (root / name).is_dir() else []
+        beside = [p / name for p in sorted(root.iterdir()) if p.is_dir() and p.name != name]
+        for place in (*inside, *(p for p in beside if p.is_dir())):
+            pictures = walk(place) if place.is_dir() else [place]
+            count = sum(p.suffix.lower() in IMAGE_SUFFIXES for p in pictures)
+            if place not in taken and count and not place.name.startswith("."):
+                of = f" ({count} pictures)" if place.is_dir() else ""
+                known = ", ".join(sorted(_SPLIT_NAMES))
+                lines.append(
+                    f"{place.relative_to(root)}{of} left out: no folder of both images and masks "
+                    f"that is named as a split ({known})"
+                )
+    return lines
 
 
 def _divide(layout: Layout) -> Layout:
@@ -247,13 +267,17 @@ def _pair(
     layout: Layout, split: str, images: dict[str, Path], annotations: dict[str, Path]
 ) -> None:
     for key, annotation in annotations.items():
-        if key in images:
+        if not is_text(key):
+            what = "its name is not valid UTF-8"
+            layout.faults.append(Fault(annotation, what, "rename it and its picture"))
+        elif key in images:
             kind = POLYGONS if annotation.suffix == ".json" else MASK
             layout.pairs.append(Pair(split, key, images[key], annotation, kind))
         else:
             layout.faults.append(Fault(annotation, f"label without an image in '{split}'"))
     for key in images.keys() - annotations.keys():
-        layout.faults.append(Fault(images[key], f"image without a label in '{split}'"))
+        what = f"image without a label in '{split}'"
+        layout.faults.append(Fault(images[key], what))
 
 
 def _by_key(
@@ -268,13 +292,3 @@ def _by_key(
             raise DataError(f"key '{key}' stands for two files, {found[key]} and", file=path)
         found[key] = path
     return found
-
-
-def walk(folder: Path) -> list[Path]:
-    """Files below `folder`, hidden ones left out (editors and file managers leave some)."""
-    return [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in sorted(names)
-        if not name.startswith(".")
-    ]

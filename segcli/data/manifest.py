@@ -176,9 +176,14 @@ def _joined(manifest: Manifest, also: Mapping[str, str]) -> Manifest:
 def _find_source(value: dict[str, Any], path: Path) -> Path:
     near = (path.parent / str(value["source"])).resolve()
     far = Path(str(value["source_absolute"]))
-    for candidate in (near, far):
-        if candidate.is_dir():
+    there = [candidate for candidate in (near, far) if candidate.is_dir()]
+    # A folder above may exist everywhere: the pictures tell which one it is.
+    samples = [s for split in value["splits"].values() for s in split[:1]]
+    for candidate in there:
+        if samples and _inside(candidate, samples[0]["image"]).exists():
             return candidate
+    if there:
+        return there[0]
     raise DataError(
         "the raw data set is no longer there", file=far, hint="prepare it again where it is now"
     )

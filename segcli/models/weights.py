@@ -65,7 +65,9 @@ def _read_state(path: Path) -> Any:
 
 def _load_strictly(network: nn.Module, state: Any, file: str | Path, name: str) -> None:
     """Copy `state` into `network`; all but the classifier must be there and must fit."""
-    if not isinstance(state, Mapping) or not all(isinstance(v, Tensor) for v in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()
+    ):
         hint = "expected one tensor per key, as torchvision writes it"
         raise ConfigError(f"not the weights of {name}", file=file, hint=hint)
     expected = _without_classifier(network.state_dict())

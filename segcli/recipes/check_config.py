@@ -17,9 +17,9 @@ from segcli.data.manifest import Manifest, load_manifest
 from segcli.data.set_faults import manifest_findings
 from segcli.distributed import World
 from segcli.environment import resolve_device
-from segcli.errors import ConfigError, DataError, SegcliError, UsageError
+from segcli.errors import ConfigError, DataError, LabelSpaceError, SegcliError, UsageError
 from segcli.findings import ERROR, OK, WARNING, Finding, of_error
-from segcli.labels import SHIPPED, load_label_space
+from segcli.labels import load_label_space
 from segcli.models.build import TIMM_PREFIX, build_encoder
 from segcli.recipes.distill_data import by_key, find_extra, shared
 from segcli.recipes.distill_frames import is_video
@@ -173,8 +173,10 @@ def _count(manifest: Manifest, names: Sequence[str]) -> int:
 def _num_classes(config: Config, manifest: Manifest | None) -> int:
     if manifest is not None:
         return manifest.label_space.num_classes
-    name = config.data.label_space
-    return load_label_space(str(name) if name in SHIPPED else "cityscapes-19").num_classes
+    try:
+        return load_label_space(str(config.data.label_space)).num_classes
+    except LabelSpaceError:
+        return load_label_space("cityscapes-19").num_classes
 
 
 # --- model, memory, disk ---------------------------------------------------------------------

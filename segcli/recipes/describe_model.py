@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from segcli.config import Config
 from segcli.data.manifest import load_manifest
-from segcli.errors import DataError
-from segcli.labels import SHIPPED, load_label_space
+from segcli.errors import DataError, LabelSpaceError
+from segcli.labels import load_label_space
 from segcli.models.summary import model_summary
 from segcli.recipes.training import build_from_config
 from segcli.reporting.events import Reporter
@@ -48,8 +48,10 @@ def model_table(config: Config, reporter: Reporter) -> None:
 
 def _num_classes(config: Config) -> int:
     """K of the config's label space, else of the prepared data, else Cityscapes' 19."""
-    if config.data.label_space in SHIPPED:
+    try:
         return load_label_space(str(config.data.label_space)).num_classes
+    except LabelSpaceError:
+        pass
     try:
         return load_manifest(config.data.prepared).label_space.num_classes
     except DataError:

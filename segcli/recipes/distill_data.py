@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from segcli.config import DistillConfig
+from segcli.data.folders import walk
 from segcli.data.images import IMAGE_SUFFIXES
-from segcli.data.layouts import unlabelled_folder, walk
+from segcli.data.layouts import unlabelled_folder
 from segcli.data.manifest import Manifest, Sample
 from segcli.data.mixing import Extra, unlabelled_sample
 from segcli.errors import DataError

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from yaml import YAMLError
+
+from segcli import strict_yaml
 from segcli.data.classes import NAME_THEM, space_for
 from segcli.data.layouts import Fault, Layout, find_layout
 from segcli.data.manifest import FILE_NAME, Manifest, Sample, write_manifest
@@ -22,7 +26,7 @@ from segcli.data.tasks import (
     pack_path,
 )
 from segcli.errors import DataError, LabelSpaceError, SegcliError, UsageError
-from segcli.files import is_temporary, make_folder, read_json, write_json
+from segcli.files import is_temporary, make_folder, read_json, remove, write_json
 from segcli.labels import LabelSpace
 from segcli.recipes.prepare_pool import Journal, Record, Workers, key_of, worker_count
 from segcli.recipes.prepare_report import REPORT, Prepared
@@ -76,10 +80,10 @@ def prepare_labels(
         layout = find_layout(root)
         task = _make_task(layout, label_space, out, also, one_hot, mask_values)
         task = task._replace(pack=pack, pack_splits=_pack_splits(layout, pack, pack_splits))
-        _refuse_another_source(task.out / FILE_NAME, layout.root)
+        _refuse_another_source(task.out, layout.root)
         journal = Journal(task.out)
         # From here on labels change: without the manifest nobody trains on half of them.
-        (make_folder(task.out) / FILE_NAME).unlink(missing_ok=True)
+        remove(make_folder(task.out) / FILE_NAME)
         old = journal.load()
         records, faults, redone = _convert_all(pool, layout, task, old, journal, reporter)
     _tidy(task.out, old, records)
@@ -136,21 +140,24 @@ def _pack_splits(layout: Layout, codec: str, splits: Sequence[str]) -> tuple[str
     return tuple(name for name in layout.splits if name in splits)
 
 
-def _refuse_another_source(manifest: Path, root: Path) -> None:
+def _refuse_another_source(out: Path, root: Path) -> None:
     """Keep the labels of one data set from being replaced by another's, unasked.
 
-    A data set that has moved, so that its old place is gone, is the same one.
+    A data set that has moved, so that its old place is gone, is the same one. A run that failed
+    has left no manifest, but its report.
     """
-    if not manifest.is_file():
+    about = out / FILE_NAME if (out / FILE_NAME).is_file() else out / REPORT
+    if not about.is_file():
         return
     try:
-        source = Path(str(read_json(manifest).get("source_absolute", root)))
+        found = read_json(about)
+        source = Path(str(found.get("source_absolute", found.get("source", root))))
     except (SegcliError, AttributeError):
         return
     if source.is_dir() and source.resolve() != root.resolve():
         raise UsageError(
             f"holds the labels of {source} already",
-            file=manifest.parent,
+            file=out,
             hint="choose another folder with --out",
         )
 
@@ -211,11 +218,11 @@ def _tidy(out: Path, old: dict[str, Record], records: list[Record]) -> None:
         for name in record.done.outputs:
             path = out / name
             if name not in wanted and ".." not in path.parts and out in path.parents:
-                path.unlink(missing_ok=True)
+                remove(path)
     for parent, _, names in os.walk(out):
         for name in names:
             if is_temporary(Path(name)):
-                Path(parent, name).unlink(missing_ok=True)
+                remove(Path(parent, name))
 
 
 # --- after -----------------------------------------------------------------------------------
@@ -264,7 +271,17 @@ def _next_command(manifest: Manifest, out: Path | None) -> str:
     name = manifest.label_space.name
     words = ["segcli", "train", _TRAIN_CONFIG.get(name, "fpn.yaml")]
     if name not in _TRAIN_CONFIG or out is not None:
-        words += ["--set", f"data.prepared={out or Path('prepared', _safe_name(name))}"]
+        place = str(out or Path("prepared", _safe_name(name)))
+        words += ["--set", f"data.prepared={_in_yaml(place)}"]
     if name not in _TRAIN_CONFIG:
-        words += ["--set", f"data.label_space={name}"]
+        words += ["--set", f"data.label_space={_in_yaml(name)}"]
     return shlex.join(words)
+
+
+def _in_yaml(word: str) -> str:
+    """A word as `--set` takes it, in quotes where YAML would read something else."""
+    try:
+        plain = strict_yaml.load(word) == word
+    except (YAMLError, ValueError):
+        plain = False
+    return word if plain else json.dumps(word)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from segcli.data.folders import in_text
 from segcli.data.layouts import Fault
 from segcli.data.manifest import Manifest
 from segcli.reporting.events import Reporter
@@ -43,7 +44,7 @@ class Prepared:
             "images": {name: len(samples) for name, samples in m.splits.items()},
             "pixels": dict(zip(names, class_pixels(m), strict=True)),
             "notes": list(self.notes),
-            "faults": [f._asdict() | {"file": str(f.file)} for f in self.faults],
+            "faults": [f._asdict() | {"file": str(in_text(f.file))} for f in self.faults],
         }
 
 
