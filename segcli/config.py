@@ -174,7 +174,8 @@ class TrainConfig(Section):
     optimizer: OptimizerConfig = OptimizerConfig()
     loss: LossConfig = LossConfig()
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    """Decay of the averaged weights that are validated and kept; 0 turns averaging off."""
+    """Decay of the averaged weights that are validated and kept; 0 turns averaging off. Every stage
+    begins a new average."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """auto measures a few steps on this machine and takes the fastest of fp32 and bf16."""
     channels_last: bool | None = None

@@ -105,6 +105,19 @@ def test_the_average_follows_its_formula() -> None:
     assert not any(p.requires_grad for p in average.model.parameters())
 
 
+def test_a_restarted_average_forgets_what_came_before() -> None:
+    net = nn.Linear(2, 2)
+    average = WeightAverage(net, 0.99)
+    for _ in range(200):
+        average.update(net)
+    with torch.no_grad():
+        net.weight.add_(1)
+    average.restart()
+    for _ in range(5):
+        average.update(net)
+    torch.testing.assert_close(average.model.weight, net.weight, rtol=0, atol=0.01)
+
+
 def test_no_averaging_is_the_model_itself() -> None:
     net = nn.Linear(2, 2)
     average = WeightAverage(net, 0.0)

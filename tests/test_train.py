@@ -47,6 +47,15 @@ def test_the_same_seed_gives_the_same_weights_and_another_does_not(
     assert not same(tmp_path / "a/last", tmp_path / "c/last")
 
 
+def test_every_stage_begins_a_new_average(tiny_prepared: Path, tmp_path: Path) -> None:
+    stages = "[{size: [32, 64], epochs: 3, batch_size: 2}, {size: [64, 128], epochs: 1}]"
+    run(tiny_prepared, tmp_path / "run", f"train.stages={stages}")
+    state = checkpoint.load_resume(tmp_path / "run/last")
+    (*_, first), (*_, last) = state["stages"]
+    assert state["step"] == last
+    assert state["average_updates"] == last - first
+
+
 def test_it_learns_its_images_and_eval_gives_the_same_figure_from_the_checkpoint_alone(
     tiny_prepared: Path, tmp_path: Path
 ) -> None:

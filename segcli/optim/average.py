@@ -38,6 +38,14 @@ class WeightAverage:
         if self._copied[0]:
             torch._foreach_copy_(*self._copied)
 
+    def restart(self) -> None:
+        """Forget the past: within some ten updates the average is one of what comes from here on.
+
+        For where a new stage begins. Weights and BatchNorm's statistics of small pictures are not
+        those that large ones want, and a short stage would keep a good part of them to its end.
+        """
+        self.updates = 0
+
     def _pair(self, model: nn.Module) -> None:
         """List what belongs together once: names cost more time than numbers."""
         own, other = self.model.state_dict(), model.state_dict()

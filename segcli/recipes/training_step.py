@@ -25,6 +25,8 @@ def train_step(
         skipped, everywhere, when loss or gradient is not finite.
     """
     settings = run.config.train.optimizer
+    if run.step == stage.first_step:
+        run.average.restart()
     factor = stage.config.lr_scale * schedule_factor(
         run.step,
         run.total_steps,
