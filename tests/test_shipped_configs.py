@@ -183,7 +183,7 @@ def test_its_folder_is_the_one_that_prepare_labels_writes(name: str) -> None:
 
 
 def test_progressive_configs_see_the_same_street_at_every_size() -> None:
-    """Or more of it, as far as crops are padded to multiples of 32 anyway; two pixels are no matter."""
+    """Or more of it, as far as crops are padded to multiples of 32 anyway; two pixels may go."""
     for name in shipped_names():
         stages = load_config(name).train.stages
         last = stages[-1]
