@@ -136,6 +136,16 @@ def test_other_data_never_take_the_place_of_the_runs_own(world, tmp_path):
     assert stored_temperature(checkpoint) == temperature
 
 
+def test_another_precision_never_takes_the_place_of_the_runs_own(world):
+    own, folder = evaluate_run(device="cpu", pictures=0, extras=QUICK)
+    assert own["precision"] == "fp32" and folder.name == "val"
+    _, same = evaluate_run(device="cpu", pictures=0, precision="fp32", extras=QUICK)
+    assert same == folder
+    found, place = evaluate_run(device="cpu", pictures=0, precision="bf16", extras=QUICK)
+    assert found["precision"] == "bf16" and place == folder.with_name("val-bf16")
+    assert json.loads((folder / "scores.json").read_text())["precision"] == "fp32"
+
+
 def test_a_checkpoint_that_cannot_be_written_to_is_no_error(world, monkeypatch):
     from segcli.errors import OutputError
     from segcli.recipes import evaluate_run as recipe

@@ -40,7 +40,7 @@ def evaluate_run(
         run_or_checkpoint: an exported file too; None takes the newest run's best.
         prepared: a prepared data set; None takes the one the run was validated on.
         splits: evaluated as one; None takes those the run was validated on.
-        out: None takes ``RUN/eval/<splits>``.
+        out: None takes ``RUN/eval/<splits>``, and what was measured otherwise a longer name.
         pictures: panels to write, evenly spaced over the samples; None as in the config.
         limit: evaluate no more than this many, evenly spaced.
         batch_size: images predicted together; None as in the config.
@@ -52,7 +52,7 @@ def evaluate_run(
         CheckpointError, DataError, LabelSpaceError, OutputError, UsageError.
     """
     reporter, extras = reporter or NullReporter(), extras or Extras()
-    job = set_up(run_or_checkpoint, prepared, splits, out, limit, extras, reporter)
+    job = set_up(run_or_checkpoint, prepared, splits, out, limit, extras, reporter, precision)
     usual = job.checkpoint.training.get("eval", {})
     batch_size = batch_size or int(usual.get("batch_size", 4))
     pictures = int(usual.get("pictures", 8)) if pictures is None else pictures

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from segcli import files
 from segcli.checkpoint import Checkpoint, load_checkpoint
@@ -79,6 +78,7 @@ def set_up(
     limit: int | None,
     extras: Extras,
     reporter: Reporter,
+    precision: str | None = None,
 ) -> Job:
     """Resolve what a user gave or left out; see `evaluate_run`.
 
@@ -98,35 +98,52 @@ def set_up(
     chosen = evenly(samples, limit)
     named = prepared is not None and "fingerprint" in checkpoint.data
     elsewhere = manifest if named and other else None
-    usual = _folder(checkpoint.path, splits, chosen, samples, extras, elsewhere)
+    limited = len(chosen) < len(samples)
+    usual = _folder(
+        checkpoint.path,
+        "+".join(splits),
+        data=None if elsewhere is None else elsewhere.folder.name,
+        images=len(chosen) if limited else None,
+        precision=_other_precision(checkpoint, precision),
+        averaged=extras.tta is not None,
+    )
     folder = files.make_folder(out or usual)
     reporter.message(f"{checkpoint.path} on {len(chosen)} images of {'+'.join(splits)}")
-    limited = len(chosen) < len(samples)
     known = elsewhere is not None
     return Job(checkpoint, manifest, splits, chosen, limited, known, truths, folder, extras)
 
 
 def _folder(
     checkpoint: Path,
-    splits: Sequence[str],
-    chosen: Sequence[Any],
-    samples: Sequence[Any],
-    extras: Extras,
-    elsewhere: Manifest | None,
+    splits: str,
+    *,
+    data: str | None,
+    images: int | None,
+    precision: str | None,
+    averaged: bool,
 ) -> Path:
-    """Where results go: what was measured otherwise never takes the place of a full evaluation."""
-    run, name = run_folder(checkpoint), "+".join(splits)
+    """Where results go: what was measured otherwise never takes the place of a full evaluation.
+
+    Args:
+        data: name of data that are not the run's own.
+        images: how many, where that is not all of them.
+        precision: another than the run's.
+    """
+    run, name = run_folder(checkpoint), splits
     if is_exported(checkpoint):
         # Not beside the file: another export takes the place of its folder.
         name, run = f"{name}-{run.name}", run.parent
         run = run.parent if run.name == EXPORT else run
     elif not is_best(checkpoint):
         name += "-last"
-    if elsewhere is not None:
-        name += f"-{elsewhere.folder.name}"
-    if len(chosen) < len(samples):
-        name += f"-{len(chosen)}"
-    return run / "eval" / (name + ("-tta" if extras.tta else ""))
+    otherwise = (data, images, precision, "tta" if averaged else None)
+    return run / "eval" / "-".join([name, *(str(one) for one in otherwise if one is not None)])
+
+
+def _other_precision(checkpoint: Checkpoint, asked: str | None) -> str | None:
+    """What was asked for, where it is not the run's own; an exported file has but its own."""
+    own = asked == checkpoint.inference.get("precision", "fp32")
+    return None if own or is_exported(checkpoint.path) else asked
 
 
 def _manifest(checkpoint: Checkpoint, prepared: Path | None) -> Manifest:
