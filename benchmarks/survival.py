@@ -46,7 +46,7 @@ SMALL = (
     *("train.precision=fp32", "train.channels_last=true", "train.validate_every=2"),
 )
 STAGE = "{size: [32, 32], resize: 0.5, epochs: 2, batch_size: 4}"
-LAST = "{size: [32, 64], epochs: 3, batch_size: 6, accumulate: 2}"
+LAST = "{size: [32, 64], epochs: 3, batch_size: 6, accumulate: 2, freeze_stride: 4}"
 # Of the shortest of the kinds below.
 STEPS = 12
 KINDS: dict[str, tuple[str, ...]] = {

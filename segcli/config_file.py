@@ -113,11 +113,17 @@ def parse_config(value: Any, *, file: Path | None = None) -> Config:
     try:
         return Config.model_validate(value)
     except ValidationError as error:
-        problems = error.errors(include_url=False)
+        problems = [p for p in error.errors(include_url=False) if not _follows(p)]
         text, hint = _explain(problems[0])
         if len(problems) > 1:
             text += f" and {len(problems) - 1} more"
         raise ConfigError(text, file=file, hint=hint) from None
+
+
+def _follows(problem: Any) -> bool:
+    """Whether pydantic takes a list for too short only because its items are wrong."""
+    short = problem["type"] == "too_short"
+    return bool(short and len(problem["input"]) >= problem["ctx"]["min_length"])
 
 
 def _apply(value: dict[str, Any], override: str) -> None:
@@ -190,6 +196,8 @@ def _explain(problem: Any) -> tuple[str, str]:
     else:
         message = str(problem["msg"]).removeprefix("Value error, ").removeprefix("Input ")
     message = message[:1].lower() + message[1:]
+    if not loc:
+        return message, ""
     return f"'{name}': {message}, not {problem['input']!r}", ""
 
 

@@ -93,6 +93,14 @@ def test_overrides_reach_every_kind_of_key(override: str, path: tuple, value: ob
         ("data: {train: 2}", r"'data\.train': should be a list, not 2"),
         ("model: 3", r"'model': should be a mapping, not 3"),
         (
+            "model: {encoder: 'timm:resnet18'}\ntrain: {stages: [{freeze_stride: 4}]}",
+            r"^an encoder of timm has no parts: freeze_stride must be 0 or 32: ",
+        ),
+        (
+            "train: {stages: [{freeze_stride: 3}]}",
+            r"freeze_stride': should be 0, 2, 4, 8, 16 or 32, not 3: ",
+        ),
+        (
             "train: {loss: {terms: {lovasc: 1}}}",
             r"unknown key 'train\.loss\.terms\.lovasc': .*did you mean 'lovasz'\?",
         ),

@@ -30,10 +30,10 @@ from segcli.reporting.events import NullReporter
 
 CPU = torch.device("cpu")
 # Everything that could make a resumed run differ: two sizes, parts of batches, dropout, frozen
-# epochs, averages, weather.
+# epochs and layers, averages, weather.
 RICH = (
     "train.stages=[{size: [32, 32], resize: 0.5, epochs: 1, batch_size: 4}, "
-    "{size: [32, 64], epochs: 2, batch_size: 6, lr_scale: 0.5, accumulate: 2}]",
+    "{size: [32, 64], epochs: 2, batch_size: 6, lr_scale: 0.5, accumulate: 2, freeze_stride: 8}]",
     "train.augment={preset: weather}",
     "train.freeze_encoder=1",
     "train.optimizer.clip_norm=1",
@@ -273,6 +273,27 @@ def test_frozen_parts_stay_as_they_are(tiny_prepared: Path, tmp_path: Path) -> N
     assert statistics
     assert all(torch.equal(frozen[k], normed[k]) for k in statistics)
     assert not all(torch.equal(frozen[k], normed[k]) for k in frozen)
+
+
+def test_layers_up_to_a_stride_are_frozen_for_a_stage(tiny_prepared: Path, tmp_path: Path) -> None:
+    def trained(name: str, *stages: str, lr: float = 1e-3) -> dict[str, torch.Tensor]:
+        plan = ", ".join(f"{{size: [32, 64], batch_size: 4, {stage}}}" for stage in stages)
+        rate = f"train.optimizer.lr={lr}"
+        run(tiny_prepared, tmp_path / name, f"train.stages=[{plan}]", rate)
+        return weights(tmp_path / name, "")
+
+    def moved(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> set[str]:
+        parts = {".".join(k.split(".")[: 3 if k.startswith("encoder") else 1]) for k in a}
+        return {p for p in parts if any(not torch.equal(a[k], b[k]) for k in a if k.startswith(p))}
+
+    late = {f"encoder.stages.{number}" for number in (2, 3, 4)} | {"decoder"}
+    slow = trained("slow", "epochs: 1, freeze_stride: 4")
+    fast = trained("fast", "epochs: 1, freeze_stride: 4", lr=1e-2)
+    assert moved(slow, fast) == late
+    assert moved(slow, trained("all", "epochs: 1, freeze_stride: 32")) == late
+    first = trained("first", "epochs: 1", "epochs: 1, freeze_stride: 4")
+    early = {"encoder.stages.0", "encoder.stages.1"}
+    assert moved(slow, first) == early | late
 
 
 @pytest.mark.parametrize(

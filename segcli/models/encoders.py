@@ -58,6 +58,14 @@ class Encoder(nn.Module):
         self.mean = tuple(mean)
         self.std = tuple(std)
 
+    def up_to(self, stride: int) -> list[nn.Module]:
+        """The layers that make the feature maps up to `stride`, in their order."""
+        if stride >= self.strides[-1]:
+            return [self]
+        return [
+            layers for layers, own in zip(self.stages, self.strides, strict=True) if own <= stride
+        ]
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Normalised images `(N, 3, H, W)` to the feature maps c1..c5, finest first."""
         features = []

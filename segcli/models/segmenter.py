@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from segcli.models.encoders import Encoder
 from segcli.models.layers import resize
 
 SIZE_MULTIPLE = 32
@@ -76,7 +77,7 @@ class Segmenter(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         decoder: nn.Module,
         num_classes: int,
         mean: Sequence[float],

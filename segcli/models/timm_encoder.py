@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from segcli.errors import ConfigError, SegcliError
 from segcli.models.encoders import IMAGENET_MEAN, IMAGENET_STD, STRIDES, Encoder
@@ -23,6 +23,10 @@ class TimmEncoder(Encoder):
         channels, strides = info.channels(), info.reduction()
         super().__init__((), channels, strides, mean=mean, std=std)
         self.network = network
+
+    def up_to(self, stride: int) -> list[nn.Module]:
+        """All of it for its last stride, and nothing before: the maps' layers are not known."""
+        return [self] if stride >= self.strides[-1] else []
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Normalised images `(N, 3, H, W)` to the feature maps, finest first."""

@@ -24,10 +24,10 @@ from segcli.optim.precision import Precision
 from segcli.recipes.training import (
     Stage,
     Training,
-    freeze,
     stage_data,
     stage_loader,
 )
+from segcli.recipes.training_freeze import freeze
 from segcli.recipes.training_guard import (
     BufferCopy,
     StopRequest,
@@ -185,7 +185,7 @@ def train_stage(run: Training, stage: Stage, stop: StopRequest) -> Iterator[dict
             number = run.step - stage.first_step
             if (now := stage.first_epoch + number // stage.steps_per_epoch) != epoch:
                 epoch = now
-                freeze(run, epoch)
+                freeze(run, stage, epoch)
             images, target = batch
             buffers.take()
             losses, finite = train_step(run, images, target, stage, stop)

@@ -1,20 +1,17 @@
 """What a training run is made of, shared by `train` and `distill`.
 
-The plan of stages, the state that moves, the batches of a stage, and the network as it is
-called: frozen in part, compiled, spread over processes.
+The plan of stages, the state that moves, and the batches of a stage.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from segcli.config import AugmentConfig, Config, StageConfig
 from segcli.data.dataset import StageBatches, TrainDataset, batches_per_epoch, train_loader
@@ -55,7 +52,9 @@ class Training:
     """All that moves while training, and what it moves with.
 
     Attributes:
-        network: `model` as it is called: compiled, in DistributedDataParallel; see `freeze`.
+        network: `model` as it is called: compiled, in DistributedDataParallel; see
+            `training_freeze`.
+        frozen: the stride up to which the encoder does not learn as `network` was built.
         step: optimiser steps taken, skipped ones included.
         epochs_done: epochs that have been validated (where due) and saved.
         best_score, best_miou: of the best validation by `train.best_by`, and ever.
@@ -82,7 +81,7 @@ class Training:
     world: World
     log: WorkerLog = dataclasses.field(default_factory=WorkerLog)
     network: nn.Module | None = None
-    frozen: bool = False
+    frozen: int = 0
     step: int = 0
     epochs_done: int = 0
     best_score: float | None = None
@@ -271,46 +270,3 @@ def loader_workers(config: Config, world: World) -> int:
     if config.data.workers is not None:
         return config.data.workers
     return min(8, max(1, usable_cores() // world.local_size - 1))
-
-
-def freeze(run: Training, epoch: int) -> None:
-    """Set train mode for `epoch`, and build `network` anew where what is frozen changes.
-
-    A frozen encoder keeps its weights and its batch norm statistics; frozen batch norm is in
-    eval mode, and its weight and bias stay as they are.
-    """
-    settings = run.config.train
-    frozen = epoch < settings.freeze_encoder
-    run.model.train()
-    run.model.encoder.requires_grad_(not frozen)
-    if frozen:
-        run.model.encoder.eval()
-    where: dict[str, list[nn.Module]] = {
-        "none": [],
-        "encoder": [run.model.encoder],
-        "all": [run.model],
-    }
-    for part in where[settings.freeze_batchnorm]:
-        for module in part.modules():
-            if isinstance(module, _BatchNorm):
-                module.eval().requires_grad_(False)
-    if run.network is None or frozen != run.frozen:
-        run.frozen = frozen
-        run.network = _network(run)
-
-
-def _network(run: Training) -> nn.Module:
-    network: nn.Module = run.model
-    on_cuda = run.device.type == "cuda"
-    mode = run.config.train.compile
-    if mode == "on" or (mode == "auto" and on_cuda):
-        # Where nobody insists on it, a machine without a compiler trains uncompiled.
-        torch._dynamo.config.suppress_errors = mode == "auto"
-        network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-    if run.world.size > 1:
-        devices = [run.device.index or 0] if on_cuda else None
-        # Channels-last gradients of 1×1 convolutions have odd strides, which is no error.
-        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view")
-        # Batch norm's statistics are synced on CUDA; on a CPU rank zero's are everyone's.
-        network = nn.parallel.DistributedDataParallel(network, device_ids=devices)
-    return network

@@ -18,6 +18,7 @@ from segcli.data.watch import blame
 from segcli.errors import SegcliError
 from segcli.recipes import training
 from segcli.recipes.training import Stage, Training
+from segcli.recipes.training_freeze import frozen_stride, set_train_mode
 from segcli.recipes.training_preflight import at, unchanged_streams, validation_step
 
 # Runs shorter than this are over before a probe pays.
@@ -140,6 +141,9 @@ def _take_steps(
     """(seconds of the fastest step after the first, bytes) of a copy of model and optimiser."""
     # One copy of both, so that the optimiser's copy holds the parameters of the model's.
     model, optimizer = copy.deepcopy((run.model, run.optimizer))
+    # As in its last epoch, when most of it learns.
+    last = stage.first_epoch + stage.config.epochs - 1
+    set_train_mode(model, run.config.train, frozen_stride(run.config.train, stage, last))
     own = sum(t.numel() * t.element_size() for t in model.state_dict().values())
     on_cuda = run.device.type == "cuda"
     if on_cuda:
