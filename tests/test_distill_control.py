@@ -192,15 +192,17 @@ def test_a_student_from_random_weights_learns_all_over(teacher: Path, in_tmp: Pa
     spares = {"freeze_encoder": 5, "freeze_batchnorm": "all", "optimizer": {"lr": 2e-3}}
     training = copy.deepcopy(dict(trained.training))
     training["train"] |= spares
+    training["train"]["stages"][-1]["freeze_stride"] = 4
     training["model"]["weights"] = "resnet18.pth"
     found, said = student_config(None, dataclasses.replace(trained, training=training))
     assert found.model.weights is None and any("another encoder's" in line for line in said)
     assert found.train.freeze_encoder == 0 and found.train.freeze_batchnorm == "none"
+    assert found.train.stages[-1].freeze_stride == 0
     assert found.train.optimizer.encoder_lr_factor == 1 and found.train.optimizer.lr == 2e-3
     # A teacher that was random itself has shown what it takes; so has one of the same encoder.
     training["model"]["weights"] = None
     found, _ = student_config(None, dataclasses.replace(trained, training=training))
-    assert found.train.freeze_encoder == 5
+    assert found.train.freeze_encoder == 5 and found.train.stages[-1].freeze_stride == 4
     training["model"] |= {"weights": "mobilenet.pth", "encoder": "mobilenet_v2"}
     found, _ = student_config(None, dataclasses.replace(trained, training=training))
     assert found.train.freeze_encoder == 5 and found.model.weights == "mobilenet.pth"

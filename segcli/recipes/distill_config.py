@@ -143,6 +143,8 @@ def _learn_all(value: dict[str, Any]) -> None:
         for section in sections:
             place = place.setdefault(section, {})
         place[name] = usual
+    for stage in train.get("stages", ()):
+        stage.pop("freeze_stride", None)
 
 
 def _drives(config: Config) -> list[str]:
