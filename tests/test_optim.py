@@ -12,7 +12,7 @@ from torch import nn
 
 from segcli.optim.average import WeightAverage
 from segcli.optim.optimizers import build_optimizer, schedule_factor, set_lr
-from segcli.optim.precision import Precision, candidates, choose_precision, steady_minimum
+from segcli.optim.precision import Precision, candidates, choose_precision, take_turns
 
 
 def test_warm_up_rises_to_one_and_poly_falls_to_zero() -> None:
@@ -151,11 +151,20 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     assert all(p.grad is None for p in net.parameters())
 
 
-def test_times_are_taken_until_the_shortest_two_agree() -> None:
-    busy = iter([3.0, 2.0, 1.4, 1.0, 1.05, 9.0])
-    assert steady_minimum(lambda: next(busy)) == 1.0
-    assert next(busy) == 9.0, "it stops as soon as two agree"
-    quiet = iter([1.0, 1.02, 1.3, 9.0])
-    assert steady_minimum(lambda: next(quiet)) == 1.0 and next(quiet) == 9.0
-    falling = iter(range(100, 0, -1))
-    assert steady_minimum(lambda: float(next(falling)), within=1.0, most=5) == 96.0
+def test_a_machine_that_changes_its_speed_does_not_change_the_choice() -> None:
+    speed = iter([1.0, 1.0, 0.4, 0.4, 0.9, 0.9, 2.0, 2.0])
+    slow, fast = (lambda: 3.0 * next(speed)), (lambda: 2.0 * next(speed))
+    assert take_turns([slow, fast]) == pytest.approx((1.2, 0.8))
+    assert len(list(speed)) == 2, "three rounds were enough"
+    # The slower way had one moment in which all was fast.
+    moments = iter([1.0, 1.0, 1.0, 1.0, 0.3, 1.0, 1.0, 1.0, 1.0, 1.0])
+    slow, fast = (lambda: 3.0 * next(moments)), (lambda: 2.0 * next(moments))
+    found = take_turns([slow, fast])
+    assert found[1] < found[0] and not list(moments), "a round that was lost takes two more"
+
+
+def test_ways_that_are_alike_are_not_timed_for_ever() -> None:
+    turns = iter(range(100))
+    alike = [lambda: 1.0 + next(turns) % 3, lambda: 1.0 + next(turns) % 3]
+    take_turns(alike, most=5)
+    assert next(turns) == 10

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_PIXELS = 2**18
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +71,8 @@ def choose_precision(
     Args:
         model: in train mode; a copy is measured, it stays as it is.
         loss: (model, uint8 images (N, 3, h, w)) -> scalar to differentiate.
-        size, batch_size: of the real steps; at most 2 images of half a megapixel are timed.
+        size, batch_size: of the real steps; timed are a quarter of a megapixel or 2 images, of
+            half a megapixel each at most.
 
     Returns:
         The choice, and seconds per step for each candidate (empty when there was no choice):
@@ -80,33 +83,43 @@ def choose_precision(
         return options[0], {}
     shrink = max(1.0, (size[0] * size[1] / 2**19) ** 0.5)
     h, w = (max(32, round(side / shrink / 32) * 32) for side in size)
-    images = torch.randint(0, 256, (min(2, batch_size), 3, h, w), dtype=torch.uint8, device=device)
-    seconds = {}
-    for option in options:
-        trial = copy.deepcopy(model).to(memory_format=option.memory_format)
-        batch = images.contiguous(memory_format=option.memory_format)
-        step = partial(_timed_step, trial, loss, batch, option, device)
-        step()  # the first one compiles kernels and fills caches
-        seconds[str(option)] = steady_minimum(step)
-        del trial
-    return min(options, key=lambda o: seconds[str(o)]), seconds
+    # A step on less than this is mostly overhead, of which 16 bit has more than 32.
+    count = min(batch_size, max(2, _PIXELS // (h * w)))
+    images = torch.randint(0, 256, (count, 3, h, w), dtype=torch.uint8, device=device)
+    trial = copy.deepcopy(model)
+    turns = [partial(_timed_step, trial, loss, images, option, device) for option in options]
+    for turn in turns:
+        turn()  # the first one compiles kernels and fills caches
+    seconds = take_turns(turns)
+    chosen = min(range(len(options)), key=lambda i: seconds[i])
+    return options[chosen], {str(o): s for o, s in zip(options, seconds, strict=True)}
 
 
-def steady_minimum(timed: Callable[[], float], within: float = 1.1, most: int = 8) -> float:
-    """The shortest of several times, as many as it takes until the two shortest agree.
+def take_turns(
+    timed: Sequence[Callable[[], float]], lead: int = 3, most: int = 8
+) -> tuple[float, ...]:
+    """Seconds of each of several ways, as of the fastest round in which each had its turn.
 
-    On a busy machine single steps take up to three times as long, which had made one of the
-    slower arithmetics win.
+    Machines that others use change their speed twofold within a second. What ran in a slow moment
+    was then taken for slow: only times from beside each other can be compared. So each way has
+    its median share of a round.
 
     Args:
-        timed: returns the seconds of one try.
-        within: ratio of the two shortest at which they agree.
-        most: tries at most; there are three at least.
+        timed: each returns the seconds of one try.
+        lead: rounds that one way has to have won more often than any other.
+        most: rounds at most.
     """
-    times = [timed() for _ in range(3)]
-    while len(times) < most and sorted(times)[1] > within * min(times):
-        times.append(timed())
-    return min(times)
+    rounds: list[list[float]] = []
+    wins = [0] * len(timed)
+    while len(rounds) < most:
+        rounds.append([one() for one in timed])
+        wins[rounds[-1].index(min(rounds[-1]))] += 1
+        ahead = sorted(wins, reverse=True)
+        if ahead[0] - sum(ahead[1:2]) >= lead:
+            break
+    shares = [[seconds / sum(row) for seconds in row] for row in rounds]
+    fastest = min(sum(row) for row in rounds)
+    return tuple(statistics.median(share) * fastest for share in zip(*shares, strict=True))
 
 
 def _timed_step(
@@ -116,6 +129,8 @@ def _timed_step(
     precision: Precision,
     device: torch.device,
 ) -> float:
+    model.to(memory_format=precision.memory_format)
+    images = images.contiguous(memory_format=precision.memory_format)
     _wait_for(device)
     now = time.process_time if device.type == "cpu" else time.perf_counter
     start = now()

@@ -203,7 +203,9 @@ def _precision(
     open_to = candidates(config.train.precision, config.train.channels_last)
     if stored in open_to:
         return stored
-    k, first = model.num_classes, config.train.stages[0]
+    # Small crops are quick in any arithmetic: it is for the stage with the most pixels.
+    largest = max(config.train.stages, key=lambda s: s.epochs * s.size[0] * s.size[1])
+    k = model.num_classes
 
     def total(trial: nn.Module, images: Tensor) -> Tensor:
         target = images[:, 0] % k
@@ -212,8 +214,8 @@ def _precision(
     chosen, seconds = choose_precision(
         model,
         total,
-        size=first.size,
-        batch_size=first.batch_size,
+        size=largest.size,
+        batch_size=largest.batch_size // largest.accumulate,
         device=device,
         precision=config.train.precision,
         channels_last=config.train.channels_last,
