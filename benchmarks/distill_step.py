@@ -33,7 +33,8 @@ from segcli.losses.distillation_features import PairwiseSimilarity
 from segcli.recipes.distill_step import Distillation
 from segcli.recipes.distill_teacher import load_teacher
 from segcli.recipes.prepare import prepare_labels
-from segcli.recipes.training import Training, freeze
+from segcli.recipes.training import Training
+from segcli.recipes.training_freeze import freeze
 from segcli.recipes.training_guard import StopRequest
 from segcli.recipes.training_setup import set_up
 from segcli.recipes.training_state import describe
@@ -88,7 +89,7 @@ def measure(args: argparse.Namespace) -> float:
     images = torch.from_numpy(generator.integers(0, 256, (*shape, 3), np.uint8)).permute(0, 3, 1, 2)
     target = torch.from_numpy(generator.integers(0, 19, shape, np.uint8))
     for run in (plain, taught):
-        freeze(run, 0)
+        freeze(run, run.stages[0], 0)
 
     def step(run: Training, number: int = 1) -> None:
         run.step = number

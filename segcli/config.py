@@ -275,9 +275,12 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _freezable(self) -> Config:
-        whole = all(stage.freeze_stride in (0, 32) for stage in self.train.stages)
-        if self.model.encoder.startswith("timm:") and not whole:
-            raise ValueError("an encoder of timm has no parts: freeze_stride must be 0 or 32")
+        for number, stage in enumerate(self.train.stages):
+            if self.model.encoder.startswith("timm:") and stage.freeze_stride not in (0, 32):
+                raise ValueError(
+                    f"'train.stages.{number}.freeze_stride': should be 0 or 32, not "
+                    f"{stage.freeze_stride}: {self.model.encoder} cannot be frozen in part"
+                )
         return self
 
     @property

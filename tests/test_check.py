@@ -383,6 +383,16 @@ def test_all_faults_of_a_config(prepared: Path, in_tmp: Path) -> None:
     assert sum(f.code == codes.MISSING_FILE for f in report.findings) == 1
 
 
+def test_random_layers_that_a_stage_freezes_are_told(prepared: Path, in_tmp: Path) -> None:
+    for frozen in (0, 4):
+        stage = f"train.stages=[{{size: [32, 32], batch_size: 2, freeze_stride: {frozen}}}]"
+        more = settings(prepared, "model.weights=null", stage)
+        report = run("fpn.yaml", overrides=more, device="cpu")
+        words = [f.what for f in report.findings if f.code == codes.WEIGHTS]
+        told = ["layers up to a stride of 4 keep their random weights in stage 1"]
+        assert words == (told if frozen else [])
+
+
 def test_a_config_without_its_data_is_checked_all_the_same(
     in_tmp: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

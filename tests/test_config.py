@@ -94,7 +94,7 @@ def test_overrides_reach_every_kind_of_key(override: str, path: tuple, value: ob
         ("model: 3", r"'model': should be a mapping, not 3"),
         (
             "model: {encoder: 'timm:resnet18'}\ntrain: {stages: [{freeze_stride: 4}]}",
-            r"^an encoder of timm has no parts: freeze_stride must be 0 or 32: ",
+            r"stages\.0\.freeze_stride': should be 0 or 32, not 4: timm:resnet18 cannot be",
         ),
         (
             "train: {stages: [{freeze_stride: 3}]}",

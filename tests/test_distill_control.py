@@ -199,6 +199,10 @@ def test_a_student_from_random_weights_learns_all_over(teacher: Path, in_tmp: Pa
     assert found.train.freeze_encoder == 0 and found.train.freeze_batchnorm == "none"
     assert found.train.stages[-1].freeze_stride == 0
     assert found.train.optimizer.encoder_lr_factor == 1 and found.train.optimizer.lr == 2e-3
+    # Of an encoder of timm no part can be frozen, whatever the teacher's was.
+    other = dataclasses.replace(trained, training=training)
+    found, _ = student_config(None, other, ["model={encoder: 'timm:resnet10t', weights: imagenet}"])
+    assert found.train.stages[-1].freeze_stride == 0
     # A teacher that was random itself has shown what it takes; so has one of the same encoder.
     training["model"]["weights"] = None
     found, _ = student_config(None, dataclasses.replace(trained, training=training))

@@ -25,7 +25,9 @@ TORCHRUN = [
     *("--nproc-per-node", "2", "--standalone", "--max-restarts", "1"),
 ]
 ALIKE = (
-    "train.stages=[{size: [32, 64], epochs: 7, batch_size: 4}]",
+    # What learns changes from stage to stage, and with it what the processes exchange.
+    "train.stages=[{size: [32, 64], epochs: 4, batch_size: 4}, "
+    "{size: [32, 64], epochs: 3, batch_size: 4, freeze_stride: 8}]",
     "train.freeze_batchnorm=all",
     "train.validate_every=7",
     "train.loss={terms: {cross_entropy: 1, focal: 0.5}, class_weights: sqrt}",

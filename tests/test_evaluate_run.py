@@ -136,13 +136,16 @@ def test_other_data_never_take_the_place_of_the_runs_own(world, tmp_path):
     assert stored_temperature(checkpoint) == temperature
 
 
-def test_another_precision_never_takes_the_place_of_the_runs_own(world):
+def test_another_precision_never_takes_the_place_of_the_runs_own(world, tmp_path):
+    checkpoint = make_run(tmp_path / "runs" / "demo", world.folder)
     own, folder = evaluate_run(device="cpu", pictures=0, extras=QUICK)
+    kept = (checkpoint / "calibration.json").read_bytes()
     assert own["precision"] == "fp32" and folder.name == "val"
     _, same = evaluate_run(device="cpu", pictures=0, precision="fp32", extras=QUICK)
     assert same == folder
     found, place = evaluate_run(device="cpu", pictures=0, precision="bf16", extras=QUICK)
     assert found["precision"] == "bf16" and place == folder.with_name("val-bf16")
+    assert (checkpoint / "calibration.json").read_bytes() == kept
     assert json.loads((folder / "scores.json").read_text())["precision"] == "fp32"
 
 

@@ -250,6 +250,23 @@ def test_bad_arguments_are_one_line(options: dict[str, object], message: str) ->
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["mobilenet_v2", "resnet18", *TIMM[:1]])
+def test_the_layers_up_to_a_stride_are_those_behind_its_map(name: str) -> None:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    encoder = small(name).encoder
+    assert encoder.up_to(0) == [] and encoder.up_to(32) == [encoder]
+    if name.startswith("timm:"):
+        assert encoder.up_to(8) == []
+        return
+    x = torch.rand(1, 3, 64, 64)
+    maps = encoder.eval()(x)
+    for layers, wanted in zip(encoder.up_to(8), maps, strict=False):
+        x = layers(x)
+        assert torch.equal(x, wanted)
+    assert x.shape[2:] == (8, 8)
+
+
 def test_timm_absent_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
     with pytest.raises(ConfigError, match=r"segcli\[timm\]"):

@@ -184,6 +184,9 @@ def _num_classes(config: Config, manifest: Manifest | None) -> int:
 
 def _weights(config: Config) -> list[Finding]:
     m = config.model
+    if m.weights is None and (stride := config.train.stages[0].freeze_stride):
+        what = f"layers up to a stride of {stride} keep their random weights in stage 1"
+        return [Finding(codes.WEIGHTS, WARNING, what, None, "train.stages.0.freeze_stride=0")]
     if m.weights is None:
         return []
     if m.weights == "imagenet" and not _cached(m.encoder):

@@ -14,6 +14,7 @@ from segcli.data.layouts import DEMO_VIDEO, unlabelled_folder
 from segcli.data.manifest import FILE_NAME, load_manifest
 from segcli.errors import ConfigError
 from segcli.exported import is_exported
+from segcli.models.build import TIMM_PREFIX
 from segcli.recipes.distill_data import pictures_below
 
 DEFAULT = "distill.yaml"
@@ -57,7 +58,11 @@ def student_config(
     if name is None and teacher.training:
         said.append(f"the student of {DEFAULT}, trained as its teacher was: {teacher.path}")
         why = _as_the_teacher(value, teacher)
-    config = resolve_config(copy.deepcopy(value), overrides, file=path)
+    thawed = copy.deepcopy(value)
+    _learn_by_parts(thawed)
+    config = resolve_config(thawed, overrides, file=path)
+    if name is None and config.model.encoder.startswith(TIMM_PREFIX):
+        _learn_by_parts(value)  # such an encoder has none that could be frozen as its teacher's
     prepared = str(teacher.data.get("prepared", ""))
     if not _is_prepared(config.data.prepared) and _is_prepared(prepared):
         value.setdefault("data", {})["prepared"] = prepared
@@ -143,8 +148,14 @@ def _learn_all(value: dict[str, Any]) -> None:
         for section in sections:
             place = place.setdefault(section, {})
         place[name] = usual
-    for stage in train.get("stages", ()):
-        stage.pop("freeze_stride", None)
+    _learn_by_parts(value)
+
+
+def _learn_by_parts(value: dict[str, Any]) -> None:
+    """Let all of the encoder learn in every stage."""
+    for stage in (value.get("train") or {}).get("stages") or ():
+        if isinstance(stage, dict):
+            stage.pop("freeze_stride", None)
 
 
 def _drives(config: Config) -> list[str]:

@@ -152,7 +152,7 @@ def _store_temperature(job: Job, result: Mapping[str, Any], reporter: Reporter) 
     found = (result["calibration"] or {}).get("temperature")
     trained_on = set(job.checkpoint.data.get("train") or ())
     averaged, exported = job.extras.tta is not None, job.checkpoint.path.is_file()
-    otherwise = job.limited or job.elsewhere or averaged or exported
+    otherwise = job.limited or job.elsewhere or averaged or exported or job.precision is not None
     if found is None or otherwise or trained_on & set(job.splits):
         return
     about = {name: result[name] for name in ("prepared", "splits", "images", "precision")}

@@ -50,6 +50,7 @@ class Job:
         samples: (split, sample), in the order of evaluation.
         limited: whether they are but some of the splits' images.
         elsewhere: whether the data are others than the run's own.
+        precision: what was asked for, where the run's own is another.
         truths: official truth by (split, id); None where there is not one for each image.
         folder: for the results.
     """
@@ -60,6 +61,7 @@ class Job:
     samples: Sequence[tuple[str, Sample]]
     limited: bool
     elsewhere: bool
+    precision: str | None
     truths: Mapping[tuple[str, str], Truth] | None
     folder: Path
     extras: Extras
@@ -98,19 +100,21 @@ def set_up(
     chosen = evenly(samples, limit)
     named = prepared is not None and "fingerprint" in checkpoint.data
     elsewhere = manifest if named and other else None
-    limited = len(chosen) < len(samples)
+    limited, computed = len(chosen) < len(samples), _other_precision(checkpoint, precision)
     usual = _folder(
         checkpoint.path,
         "+".join(splits),
         data=None if elsewhere is None else elsewhere.folder.name,
         images=len(chosen) if limited else None,
-        precision=_other_precision(checkpoint, precision),
+        precision=computed,
         averaged=extras.tta is not None,
     )
     folder = files.make_folder(out or usual)
     reporter.message(f"{checkpoint.path} on {len(chosen)} images of {'+'.join(splits)}")
     known = elsewhere is not None
-    return Job(checkpoint, manifest, splits, chosen, limited, known, truths, folder, extras)
+    return Job(
+        checkpoint, manifest, splits, chosen, limited, known, computed, truths, folder, extras
+    )
 
 
 def _folder(

@@ -29,6 +29,7 @@ from segcli.recipes.training import (
     score_names,
     stage_transform,
 )
+from segcli.recipes.training_freeze import set_train_mode
 from segcli.recipes.training_state import restore
 from segcli.recipes.training_teaching import Teaching
 from segcli.reporting.events import Reporter
@@ -207,6 +208,9 @@ def _precision(
     largest = max(config.train.stages, key=lambda s: s.epochs * s.size[0] * s.size[1])
     k = model.num_classes
 
+    # As it will learn there; what is frozen costs no gradient.
+    set_train_mode(model, config.train, largest.freeze_stride)
+
     def total(trial: nn.Module, images: Tensor) -> Tensor:
         target = images[:, 0] % k
         return forward_losses(trial, loss.alone(), images, target)["total"]
@@ -220,6 +224,7 @@ def _precision(
         precision=config.train.precision,
         channels_last=config.train.channels_last,
     )
+    model.train().requires_grad_(True)
     measured = "; ".join(f"{name} {s * 1000:.0f} ms" for name, s in seconds.items())
     reporter.message(f"arithmetic: {chosen}" + (f" (measured: {measured})" if measured else ""))
     return chosen
