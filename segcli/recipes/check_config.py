@@ -184,11 +184,11 @@ def _num_classes(config: Config, manifest: Manifest | None) -> int:
 
 def _weights(config: Config) -> list[Finding]:
     m = config.model
-    if m.weights is None and (stride := config.train.stages[0].freeze_stride):
+    if m.weights is None:
+        if not (stride := config.train.stages[0].freeze_stride):
+            return []
         what = f"layers up to a stride of {stride} keep their random weights in stage 1"
         return [Finding(codes.WEIGHTS, WARNING, what, None, "train.stages.0.freeze_stride=0")]
-    if m.weights is None:
-        return []
     if m.weights == "imagenet" and not _cached(m.encoder):
         if m.width_mult != 1.0:
             what = f"no ImageNet weights for {m.encoder} at width {m.width_mult}"

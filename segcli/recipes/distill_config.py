@@ -58,11 +58,10 @@ def student_config(
     if name is None and teacher.training:
         said.append(f"the student of {DEFAULT}, trained as its teacher was: {teacher.path}")
         why = _as_the_teacher(value, teacher)
-    thawed = copy.deepcopy(value)
-    _learn_by_parts(thawed)
-    config = resolve_config(thawed, overrides, file=path)
+    # An encoder of timm has no parts that could be frozen as its teacher's are.
+    config = resolve_config(_thaw(copy.deepcopy(value)), overrides, file=path)
     if name is None and config.model.encoder.startswith(TIMM_PREFIX):
-        _learn_by_parts(value)  # such an encoder has none that could be frozen as its teacher's
+        _thaw(value)
     prepared = str(teacher.data.get("prepared", ""))
     if not _is_prepared(config.data.prepared) and _is_prepared(prepared):
         value.setdefault("data", {})["prepared"] = prepared
@@ -148,14 +147,15 @@ def _learn_all(value: dict[str, Any]) -> None:
         for section in sections:
             place = place.setdefault(section, {})
         place[name] = usual
-    _learn_by_parts(value)
+    _thaw(value)
 
 
-def _learn_by_parts(value: dict[str, Any]) -> None:
-    """Let all of the encoder learn in every stage."""
+def _thaw(value: dict[str, Any]) -> dict[str, Any]:
+    """`value`, where all of the encoder now learns in every stage."""
     for stage in (value.get("train") or {}).get("stages") or ():
         if isinstance(stage, dict):
             stage.pop("freeze_stride", None)
+    return value
 
 
 def _drives(config: Config) -> list[str]:

@@ -151,9 +151,8 @@ def _store_temperature(job: Job, result: Mapping[str, Any], reporter: Reporter) 
     """Leave the temperature with the checkpoint, if it was fitted on data kept out of training."""
     found = (result["calibration"] or {}).get("temperature")
     trained_on = set(job.checkpoint.data.get("train") or ())
-    averaged, exported = job.extras.tta is not None, job.checkpoint.path.is_file()
-    otherwise = job.limited or job.elsewhere or averaged or exported or job.precision is not None
-    if found is None or otherwise or trained_on & set(job.splits):
+    exported = job.checkpoint.path.is_file()
+    if found is None or job.otherwise or exported or trained_on & set(job.splits):
         return
     about = {name: result[name] for name in ("prepared", "splits", "images", "precision")}
     try:

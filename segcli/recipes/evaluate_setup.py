@@ -48,9 +48,8 @@ class Job:
 
     Attributes:
         samples: (split, sample), in the order of evaluation.
-        limited: whether they are but some of the splits' images.
-        elsewhere: whether the data are others than the run's own.
-        precision: what was asked for, where the run's own is another.
+        otherwise: what is not as in a full evaluation of the run: the name of other data, the
+            number of images where that is not all of them, another precision, ``tta``.
         truths: official truth by (split, id); None where there is not one for each image.
         folder: for the results.
     """
@@ -59,9 +58,7 @@ class Job:
     manifest: Manifest
     splits: tuple[str, ...]
     samples: Sequence[tuple[str, Sample]]
-    limited: bool
-    elsewhere: bool
-    precision: str | None
+    otherwise: tuple[str, ...]
     truths: Mapping[tuple[str, str], Truth] | None
     folder: Path
     extras: Extras
@@ -99,49 +96,28 @@ def set_up(
         raise UsageError("no official scores without Cityscapes' labels and instances")
     chosen = evenly(samples, limit)
     named = prepared is not None and "fingerprint" in checkpoint.data
-    elsewhere = manifest if named and other else None
-    limited, computed = len(chosen) < len(samples), _other_precision(checkpoint, precision)
-    usual = _folder(
-        checkpoint.path,
-        "+".join(splits),
-        data=None if elsewhere is None else elsewhere.folder.name,
-        images=len(chosen) if limited else None,
-        precision=computed,
-        averaged=extras.tta is not None,
+    otherwise = (
+        manifest.folder.name if named and other else None,
+        str(len(chosen)) if len(chosen) < len(samples) else None,
+        _other_precision(checkpoint, precision),
+        "tta" if extras.tta else None,
     )
-    folder = files.make_folder(out or usual)
+    known = tuple(part for part in otherwise if part is not None)
+    folder = files.make_folder(out or _folder(checkpoint.path, splits, known))
     reporter.message(f"{checkpoint.path} on {len(chosen)} images of {'+'.join(splits)}")
-    known = elsewhere is not None
-    return Job(
-        checkpoint, manifest, splits, chosen, limited, known, computed, truths, folder, extras
-    )
+    return Job(checkpoint, manifest, splits, chosen, known, truths, folder, extras)
 
 
-def _folder(
-    checkpoint: Path,
-    splits: str,
-    *,
-    data: str | None,
-    images: int | None,
-    precision: str | None,
-    averaged: bool,
-) -> Path:
-    """Where results go: what was measured otherwise never takes the place of a full evaluation.
-
-    Args:
-        data: name of data that are not the run's own.
-        images: how many, where that is not all of them.
-        precision: another than the run's.
-    """
-    run, name = run_folder(checkpoint), splits
+def _folder(checkpoint: Path, splits: Sequence[str], otherwise: Sequence[str]) -> Path:
+    """Where results go: what was measured otherwise never takes the place of a full evaluation."""
+    run, name = run_folder(checkpoint), "+".join(splits)
     if is_exported(checkpoint):
         # Not beside the file: another export takes the place of its folder.
         name, run = f"{name}-{run.name}", run.parent
         run = run.parent if run.name == EXPORT else run
     elif not is_best(checkpoint):
         name += "-last"
-    otherwise = (data, images, precision, "tta" if averaged else None)
-    return run / "eval" / "-".join([name, *(str(one) for one in otherwise if one is not None)])
+    return run / "eval" / "-".join([name, *otherwise])
 
 
 def _other_precision(checkpoint: Checkpoint, asked: str | None) -> str | None:

@@ -204,11 +204,9 @@ def _precision(
     open_to = candidates(config.train.precision, config.train.channels_last)
     if stored in open_to:
         return stored
-    # Small crops are quick in any arithmetic: it is for the stage with the most pixels.
-    largest = max(config.train.stages, key=lambda s: s.epochs * s.size[0] * s.size[1])
     k = model.num_classes
-
-    # As it will learn there; what is frozen costs no gradient.
+    # Small crops say little: what counts is the stage with the most pixels, and what learns there.
+    largest = max(config.train.stages, key=lambda s: s.epochs * s.size[0] * s.size[1])
     set_train_mode(model, config.train, largest.freeze_stride)
 
     def total(trial: nn.Module, images: Tensor) -> Tensor:
