@@ -78,12 +78,7 @@ def student_config(
     if config.distill is None:
         raise ConfigError("distill is null", hint="segcli train trains without a teacher")
     if name is None and config.model.weights is None:
-        term = config.distill.losses == FROM_SCRATCH
-        said.append(
-            f"the student starts from random weights{why}"
-            f"{', and learns by the pixel-wise term alone' if term else ''} "
-            f"(--set model.weights=FILE, or {IMAGENET}, which is downloaded)"
-        )
+        said.append(_told_of_random_weights(config.distill, why))
     decided: dict[str, Any] = {"teacher": str(teacher.path.resolve())}
     if name is None and (more := _drives(config)):
         decided["unlabelled"] = tuple(more)
@@ -94,6 +89,15 @@ def student_config(
         )
     distill = config.distill.model_copy(update=decided)
     return config.model_copy(update={"distill": distill}), said
+
+
+def _told_of_random_weights(settings: DistillConfig, why: str) -> str:
+    term = settings.losses == FROM_SCRATCH
+    return (
+        f"the student starts from random weights{why}"
+        f"{', and learns by the pixel-wise term alone' if term else ''} "
+        f"(--set model.weights=FILE, or {IMAGENET}, which is downloaded)"
+    )
 
 
 def control_config(config: Config) -> Config:

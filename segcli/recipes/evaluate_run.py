@@ -62,19 +62,8 @@ def evaluate_run(
     measures = _measure_all(job, predictor, batch_size, pictures, reporter)
     matrix = measures.matrix.matrix
     evaluation = Evaluation(scores(matrix, measures.space), matrix, len(job.samples))
-    result = {
-        "checkpoint": str(job.checkpoint.path),
-        "step": job.checkpoint.step,
-        "prepared": str(job.manifest.folder),
-        "splits": list(job.splits),
-        "label_space": job.checkpoint.label_space.name,
-        "precision": predictor.precision,
-        "views": [view.name for view in predictor.views],
-        **evaluation.to_dict(),
-        **measures.to_dict(),
-        "tta": None,
-        "stress": None,
-    }
+    result = _describe(job, predictor) | evaluation.to_dict() | measures.to_dict()
+    result |= {"tta": None, "stress": None}
     report_result(reporter, result, evaluation.scores, "+".join(job.splits))
     # What is known is on disk before the audits, which take many times as long, begin.
     write_results(job.folder, result, measures, official=extras.official_json)
@@ -88,6 +77,19 @@ def evaluate_run(
         _report(job.folder, result, measures, predictor, reporter)
     reporter.message(f"scores, confusion matrix and pictures: {job.folder}")
     return result, job.folder
+
+
+def _describe(job: Job, predictor: Predictor) -> dict[str, Any]:
+    """What was evaluated, and how."""
+    return {
+        "checkpoint": str(job.checkpoint.path),
+        "step": job.checkpoint.step,
+        "prepared": str(job.manifest.folder),
+        "splits": list(job.splits),
+        "label_space": job.checkpoint.label_space.name,
+        "precision": predictor.precision,
+        "views": [view.name for view in predictor.views],
+    }
 
 
 def _measure_all(
