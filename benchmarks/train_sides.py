@@ -101,7 +101,8 @@ class SmpStep:
         """The loss of uint8 (N, 3, H, W) against uint8 (N, H, W), then new weights."""
         with lap("outside"):
             images = images.to(self.device, memory_format=self.layout, non_blocking=True)
-            x, labels = self.normalise(images), target.to(self.device).long()
+            target = target.to(self.device, non_blocking=True)
+            x, labels = self.normalise(images), target.long()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             with lap("network"):
                 logits = self.forward(x)
@@ -126,6 +127,8 @@ class SegcliStep:
         compiled = self.device.type == "cuda"
         self.forward: Any = torch.compile(self.network) if compiled else self.network
         self.loss = SegmentationLoss(ignore_index=IGNORED).to(self.device)
+        if compiled:
+            self.loss.compile()
         self.optimizer = build_optimizer(
             parameter_groups(self.network),
             name="adamw",
@@ -162,13 +165,18 @@ def build_step(side: str, work: Work) -> SmpStep | SegcliStep:
 
 
 def random_batch(work: Work) -> tuple[Tensor, Tensor]:
-    """Images uint8 (N, 3, H, W) and labels uint8 (N, H, W) in blocks, one in twelve ignored."""
+    """Images uint8 (N, 3, H, W) and labels uint8 (N, H, W) in blocks, one in twelve ignored.
+
+    For CUDA in pinned memory, as a loader has them.
+    """
     generator = torch.Generator().manual_seed(0)
     h, w = work.size
     images = torch.randint(0, 256, (work.batch, 3, h, w), dtype=torch.uint8, generator=generator)
     blocks = torch.randint(0, work.classes + 1, (work.batch, 11, 15), generator=generator)
     blocks[blocks == work.classes] = IGNORED
     target = F.interpolate(blocks[:, None].float(), size=(h, w))[:, 0].to(torch.uint8)
+    if work.device.startswith("cuda"):
+        return images.pin_memory(), target.pin_memory()
     return images, target
 
 

@@ -82,6 +82,40 @@ def test_one_pass_takes_the_same_steps(name: str, monkeypatch: pytest.MonkeyPatc
     torch.testing.assert_close(twin.bias, plain.bias)
 
 
+@pytest.mark.parametrize("name", ["adamw", "sgd"])
+def test_weights_that_begin_to_learn_later(name: str) -> None:
+    """As where a `freeze_stride` ends; against torch's own way through one weight at a time."""
+    late, early = nn.Linear(8, 8, bias=False), nn.Linear(8, 3, bias=False)
+    members = [late.weight, early.weight]
+    ours = build_optimizer(
+        {"encoder": {"decay": members}},
+        name=name,
+        lr=1e-2,
+        encoder_lr_factor=1.0,
+        weight_decay=0.1,
+        momentum=0.9,
+    )
+    set_lr(ours, 1.0)
+    twins = [nn.Parameter(p.detach().clone()) for p in members]
+    if name == "sgd":
+        theirs: torch.optim.Optimizer = torch.optim.SGD(
+            twins, lr=1e-2, momentum=0.9, nesterov=True, weight_decay=0.1, foreach=False
+        )
+    else:
+        theirs = torch.optim.AdamW(twins, lr=1e-2, weight_decay=0.1, foreach=False)
+    for step in range(6):
+        for number, (mine, its) in enumerate(zip(members, twins, strict=True)):
+            learns = number or step >= 2
+            mine.grad = torch.randn_like(mine) if learns else None
+            its.grad = None if mine.grad is None else mine.grad.clone()
+        if step == 2:
+            copy.deepcopy(ours).step()  # as a stage is tried out before it begins
+        ours.step()
+        theirs.step()
+    for mine, its in zip(members, twins, strict=True):
+        torch.testing.assert_close(mine, its)
+
+
 def test_the_average_follows_its_formula() -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))

@@ -132,7 +132,7 @@ class SegmentationLoss(nn.Module):
 
     def alone(self) -> SegmentationLoss:
         """The same loss without `count_over`, for steps that one process takes by itself."""
-        single = copy.copy(self)
+        single = copy.copy(self)  # of a compiled loss, one that is not
         single.count_over = None
         return single
 

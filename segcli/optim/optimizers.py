@@ -45,7 +45,24 @@ def build_optimizer(
     fused = True if all(p.device.type in ONE_PASS for p in every) else None
     if name == "adamw":
         return torch.optim.AdamW(parameters, lr=lr, fused=fused)
-    return torch.optim.SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+    return SGD(parameters, lr=lr, momentum=momentum, nesterov=momentum > 0, fused=fused)
+
+
+class SGD(torch.optim.SGD):
+    """torch's own, also where weights begin to learn after others of their group.
+
+    Its pass over all weights at once wants a momentum of each of them or of none. A momentum
+    of 0 is what a weight begins with anyway: its first step is by the gradient alone.
+    """
+
+    def step(self, closure: Any = None) -> Any:
+        """One step, see `torch.optim.SGD`."""
+        for group in self.param_groups:
+            for weight in group["params"] if group["momentum"] else ():
+                state = self.state[weight]
+                if weight.grad is not None and state.get("momentum_buffer") is None:
+                    state["momentum_buffer"] = torch.zeros_like(weight)
+        return super().step(closure)
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

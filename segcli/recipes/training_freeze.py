@@ -19,6 +19,8 @@ from segcli.recipes.training import Stage, Training
 
 # The stride of the encoder's last layers: up to it is all of it.
 WHOLE = STRIDES[-1]
+# Losses that are one graph; the others would be compiled anew for every class or count.
+COMPILED_TERMS = frozenset({"cross_entropy", "focal"})
 
 
 def freeze(run: Training, stage: Stage, epoch: int) -> None:
@@ -61,6 +63,9 @@ def _network(run: Training) -> nn.Module:
         # Where nobody insists on it, a machine without a compiler trains uncompiled.
         torch._dynamo.config.suppress_errors = mode == "auto"
         network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
+        if run.world.size == 1 and run.loss.terms.keys() <= COMPILED_TERMS:
+            # The loss is many kernels that take less time than their launch: now a few.
+            run.loss.compile(dynamic=False)
     if run.world.size > 1:
         devices = [run.device.index or 0] if on_cuda else None
         # Channels-last gradients of 1×1 convolutions have odd strides, which is no error.
