@@ -15,6 +15,7 @@ from segcli.losses.supervised import (
     cross_entropy,
     shrink_target,
 )
+from segcli.recipes.training_freeze import COMPILED_TERMS
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor]:
@@ -192,3 +193,23 @@ def test_processes_with_the_mean_count_give_the_loss_of_the_whole_batch(
     whole = loss.alone()(logits, {}, target)["total"]
     torch.testing.assert_close(local, whole)
     assert loss.count_over is mean
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("terms", [{"cross_entropy": 1.0}, {"cross_entropy": 1.0, "focal": 0.5}])
+def test_compiled_it_is_one_graph_and_the_same_loss(terms: dict[str, float]) -> None:
+    logits, target = batch()
+    levels = {"p2": torch.randn(2, 5, 4, 5), "p3": torch.randn(2, 5, 2, 3)}
+    loss = SegmentationLoss(terms=terms, class_weights=torch.tensor([1.0, 2.0, 0.5, 3.0, 1.5]))
+    assert loss.terms.keys() <= COMPILED_TERMS
+    results = []
+    for compiled in (False, True):
+        if compiled:
+            loss.compile(dynamic=False, fullgraph=True)
+        leaves = [t.clone().requires_grad_() for t in (logits, *levels.values())]
+        found = loss(leaves[0], dict(zip(levels, leaves[1:], strict=True)), target, (1.0, 1.0))
+        gradients = torch.autograd.grad(found["total"], leaves)
+        results.append([*found.values(), *gradients])
+    torch.testing.assert_close(*results)
+    alone = loss.alone()(logits, {}, target)["segmentation"]
+    torch.testing.assert_close(alone, results[0][0].detach())

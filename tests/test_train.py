@@ -89,6 +89,7 @@ def test_it_learns_its_images_and_eval_gives_the_same_figure_from_the_checkpoint
         ["train.loss.class_weights=log", "train.precision=auto", "train.channels_last=null"],
         ["eval.size=[32, 64]", "train.optimizer.schedule=cosine", "train.optimizer.clip_norm=1"],
         ["data.train=[train, train_extra]", "train.precision=bf16", "data.workers=1"],
+        pytest.param(["train.compile=on"], marks=pytest.mark.slow),
     ],
 )
 def test_the_other_ways_to_train(tiny_prepared: Path, tmp_path: Path, overrides: list[str]) -> None:
