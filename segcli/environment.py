@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import platform
 import sys
+import threading
 from contextlib import suppress
 from typing import Any
 
@@ -70,6 +72,23 @@ def keep_freed_memory(largest: int = 2**31 - 1, kept: int = -1) -> None:
         library = ctypes.CDLL(None)
         library.mallopt(mmap_threshold, largest)
         library.mallopt(trim_threshold, kept)
+
+
+def die_with_parent() -> None:
+    """In a worker process: end at once, from any moment on, when its parent is gone.
+
+    A parent that is killed tells nobody. Workers that wait for work would wait for ever;
+    torch's look at whose child they are now and then, but one whose parent died before the
+    first look takes process 1 for it.
+    """
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def describe_environment(device: Any) -> dict[str, Any]:

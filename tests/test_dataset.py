@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -78,3 +83,57 @@ def test_a_label_that_lost_its_size_is_named(tiny_prepared: Path, tmp_path: Path
     data.samples = (dataclasses.replace(data.samples[0], label=small), *data.samples[1:])
     with pytest.raises(DataError, match=r"image is 64×128 but its label 8×8: .*small\.png"):
         data.view((0, 0))
+
+
+KILLED = """
+import os, signal, sys, threading, time
+from pathlib import Path
+import cv2
+from segcli.data.dataset import StageBatches, TrainDataset, train_loader
+from segcli.data.manifest import load_manifest
+from segcli.data.transforms import TrainTransform
+
+parent, pids = os.getpid(), Path(sys.argv[2])
+
+def held_up(_):
+    if os.getpid() != parent:
+        (pids / str(os.getpid())).touch()
+        while os.getppid() == parent:
+            time.sleep(0.01)
+
+cv2.setNumThreads = held_up
+samples = load_manifest(sys.argv[1]).split("train")
+data = TrainDataset(samples, TrainTransform((32, 64)), seed=0, num_classes=19)
+order = StageBatches(len(samples), 4, epochs=1, first_epoch=0, seed=0, start=0)
+loader = train_loader(data, order, workers=2, pin_memory=False)
+threading.Thread(target=lambda: list(loader), daemon=True).start()
+while len(list(pids.iterdir())) < 2:
+    time.sleep(0.01)
+os.kill(parent, signal.SIGKILL)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks processes up in /proc")
+def test_workers_end_when_their_parent_is_killed_before_they_are_ready(
+    tiny_prepared: Path, tmp_path: Path
+) -> None:
+    """Torch's own watch begins later, and waits for ever for process 1 to end."""
+    words = [sys.executable, "-c", KILLED, str(tiny_prepared), str(tmp_path)]
+    assert subprocess.run(words, timeout=120).returncode == -signal.SIGKILL
+    pids = [int(path.name) for path in tmp_path.iterdir()]
+    assert len(pids) == 2
+    until = time.monotonic() + 60
+    while any(is_running(pid) for pid in pids) and time.monotonic() < until:
+        time.sleep(0.05)
+    left = [pid for pid in pids if is_running(pid)]
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left
+
+
+def is_running(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return status.rsplit(")", 1)[1].split()[0] != "Z"

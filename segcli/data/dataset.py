@@ -27,6 +27,7 @@ from segcli.data.pack import open_pack
 from segcli.data.transforms import TrainTransform
 from segcli.data.transport import SlotLoader
 from segcli.data.watch import WorkerLog
+from segcli.environment import die_with_parent
 from segcli.errors import ConfigError, DataError
 
 Ticket = tuple[int, int]
@@ -205,6 +206,7 @@ def _start_worker(_: int, *, gives_way: bool) -> None:
     # needs its workers until it has written its checkpoint.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    die_with_parent()
     # On a CPU the cores belong to the network. A worker that shares one as an equal holds up
     # every thread of the step it is loading for; one with no share at all, at 19, starves
     # beside another job, and the training with it.

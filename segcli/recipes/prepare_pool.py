@@ -6,7 +6,6 @@ import gc
 import hashlib
 import json
 import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -21,7 +20,7 @@ from typing import Any, NamedTuple
 
 from segcli.data.layouts import Fault, Pair
 from segcli.data.tasks import Done, Task
-from segcli.environment import keep_freed_memory, usable_cores
+from segcli.environment import die_with_parent, keep_freed_memory, usable_cores
 from segcli.errors import OutputError, SegcliError
 from segcli.files import make_folder, sha256_file, write_bytes
 
@@ -57,14 +56,7 @@ def key_of(pair: Pair | Done) -> str:
 def _start_worker() -> None:
     """Ctrl-C is the parent's to handle; and a worker does not outlive its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_die_with_parent, daemon=True).start()
-
-
-def _die_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+    die_with_parent()
 
 
 def _warm_up() -> None:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from segcli.data.city.render import Frame, Size, render_frame, render_scene, scene_camera
 from segcli.data.city.scene import Scene, draw_scene
 from segcli.data.layouts import DEMO_VIDEO
-from segcli.environment import usable_cores
+from segcli.environment import die_with_parent, usable_cores
 from segcli.errors import SegcliError, UsageError
 from segcli.files import make_folder, write_bytes, write_json
 
@@ -148,6 +148,7 @@ def _run(
 
 def _start_worker() -> None:
     cv2.setNumThreads(1)
+    die_with_parent()
 
 
 def _do(job: _Job) -> None:
