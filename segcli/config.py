@@ -81,8 +81,8 @@ class AugmentConfig(Section):
     """Strength of brightness, contrast and saturation jitter; hue gets a fifth of it."""
     weather: NonNegative = 0.0
     """Strength of snow, rain, fog, darkness, blur and lens drops; 0 is always fair."""
-    weather_share: Fraction = 0.5
-    """Share of the crops that get weather."""
+    weather_share: Fraction = 0.25
+    """Share of the crops that get weather; with half of them clear pictures lose a point."""
     extra: tuple[dict[str, Any], ...] = ()
     """More albumentations transforms of pixels, such as {name: GaussNoise, p: 0.2}, in order."""
 

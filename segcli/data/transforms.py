@@ -56,7 +56,7 @@ class TrainTransform:
         flip: float = 0.5,
         color: float = 0.3,
         weather: float = 0.0,
-        weather_share: float = 0.5,
+        weather_share: float = 0.25,
         extra: Sequence[Mapping[str, Any]] = (),
         loss_at: str = "network",
         ignore_index: int = 255,
