@@ -82,7 +82,7 @@ class AugmentConfig(Section):
     weather: NonNegative = 0.0
     """Strength of snow, rain, fog, darkness, blur and lens drops; 0 is always fair."""
     weather_share: Fraction = 0.25
-    """Share of the crops that get weather; with half of them clear pictures lose a point."""
+    """Share of the crops that get weather; the larger, the more clear pictures lose."""
     extra: tuple[dict[str, Any], ...] = ()
     """More albumentations transforms of pixels, such as {name: GaussNoise, p: 0.2}, in order."""
 

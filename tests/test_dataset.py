@@ -86,13 +86,14 @@ def test_a_label_that_lost_its_size_is_named(tiny_prepared: Path, tmp_path: Path
 
 
 KILLED = """
-import os, signal, sys, threading, time
+import multiprocessing, os, signal, sys, threading, time
 from pathlib import Path
 import cv2
 from segcli.data.dataset import StageBatches, TrainDataset, train_loader
 from segcli.data.manifest import load_manifest
 from segcli.data.transforms import TrainTransform
 
+multiprocessing.set_start_method("fork")  # so that workers have what is put here
 parent, pids = os.getpid(), Path(sys.argv[2])
 
 def held_up(_):

@@ -109,7 +109,10 @@ def test_weights_that_begin_to_learn_later(name: str) -> None:
             mine.grad = torch.randn_like(mine) if learns else None
             its.grad = None if mine.grad is None else mine.grad.clone()
         if step == 2:
-            copy.deepcopy(ours).step()  # as a stage is tried out before it begins
+            trial = copy.deepcopy(ours)  # as a stage is tried out before it begins
+            for parameter in trial.param_groups[0]["params"]:
+                parameter.grad = torch.ones_like(parameter)
+            trial.step()
         ours.step()
         theirs.step()
     for mine, its in zip(members, twins, strict=True):

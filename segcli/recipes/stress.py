@@ -116,7 +116,7 @@ def kinds_trained_on(training: Mapping[str, Any]) -> dict[str, str]:
     stages = train.get("stages") or [{}]
     colored = any(float(stage.get("augment", 1.0)) > 0 for stage in stages)
     seen: dict[str, str] = {}
-    weather = float(augment.get("weather") or 0) * float(augment.get("weather_share", 0.5))
+    weather = float(augment.get("weather") or 0) * float(augment.get("weather_share", 0.25))
     if weather > 0 and colored:
         seen = dict.fromkeys(_WEATHER, "train.augment.weather")
     names = [str(entry.get("name")) for entry in augment.get("extra") or ()]

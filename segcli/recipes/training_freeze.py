@@ -63,8 +63,10 @@ def _network(run: Training) -> nn.Module:
         # Where nobody insists on it, a machine without a compiler trains uncompiled.
         torch._dynamo.config.suppress_errors = mode == "auto"
         network = torch.compile(network, dynamic=False)  # type: ignore[assignment]
-        if run.world.size == 1 and run.loss.terms.keys() <= COMPILED_TERMS:
-            # The loss is many kernels that take less time than their launch: now a few.
+        # The loss is many kernels that take less time than their launch, compiled a few. A
+        # teacher's measurements go back through it twice, which compiled graphs refuse.
+        alone = run.world.size == 1 and run.teaching is None
+        if alone and run.loss.terms.keys() <= COMPILED_TERMS:
             run.loss.compile(dynamic=False)
     if run.world.size > 1:
         devices = [run.device.index or 0] if on_cuda else None
