@@ -89,11 +89,13 @@ def test_the_teacher_stays_what_it_is_and_out_of_the_student(
     assert student.state_dict.keys() == checkpoint.load_checkpoint(alone / "last").state_dict.keys()
 
 
+@pytest.mark.parametrize("compiled", ["off", pytest.param("on", marks=pytest.mark.slow)])
 def test_the_cockpit_shows_every_loss_its_share_and_the_discriminator(
-    tiny_prepared: Path, tmp_path: Path, teacher: Path
+    tiny_prepared: Path, tmp_path: Path, teacher: Path, compiled: str
 ) -> None:
     heard = Listener()
-    run(tiny_prepared, tmp_path / "run", teacher, *EVERYTHING, reporter=heard)
+    settings = (*EVERYTHING, f"train.compile={compiled}")
+    run(tiny_prepared, tmp_path / "run", teacher, *settings, reporter=heard)
     terms = ("pixel", "channel", "pairwise", "feature", "holistic")
     for name in (*(f"distill/{t}" for t in terms), "distill/agreement", "coarse/agreement"):
         assert np.isfinite(heard.scalars[name]).all(), name
