@@ -87,6 +87,7 @@ def _show_where(folder: Path, seconds: float, reporter: Reporter) -> None:
     rows = [
         ["the city", f"{folder / CITY}/leftImg8bit"],
         ["labels as pictures", f"{folder}/prepared/cityscapes-19/labels"],
+        ["the report, for a browser", f"{run}/eval/val/report/index.html"],
         ["scores and error pictures", f"{run}/eval/val"],
         ["predicted drive", f"{folder}/predictions/overlays"],
         ["the drive as a video", f"{folder}/videos/{DRIVE.name}.mp4"],
