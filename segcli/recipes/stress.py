@@ -116,8 +116,9 @@ def kinds_trained_on(training: Mapping[str, Any]) -> dict[str, str]:
     stages = train.get("stages") or [{}]
     colored = any(float(stage.get("augment", 1.0)) > 0 for stage in stages)
     seen: dict[str, str] = {}
-    weather = float(augment.get("weather") or 0) * float(augment.get("weather_share", 0.25))
-    if weather > 0 and colored:
+    # A config without the share has the default one, which is more than none.
+    weather = float(augment.get("weather") or 0) > 0 and float(augment.get("weather_share", 1)) > 0
+    if weather and colored:
         seen = dict.fromkeys(_WEATHER, "train.augment.weather")
     names = [str(entry.get("name")) for entry in augment.get("extra") or ()]
     for kind, transforms in _EXTRA.items():
